@@ -1,0 +1,426 @@
+"""The graph: immutable nodes over named values, and `Builder`, the one place that changes graphs.
+
+Values are names. A value is a graph input, a constant, or a result of exactly one node; its type
+stands in `Graph.types`. A graph is a plain value: equality compares everything, passes return new
+graphs, nothing is edited in place.
+
+Two levels: a *portable* graph is what a frontend gives, independent of the machine; a *planned*
+graph has layouts in its types and a `Kernel` on each node, for one target.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from functools import cached_property
+
+import networkx as nx
+import numpy as np
+
+from cnnc.ir.kernel import Kernel
+from cnnc.ir.location import CnncError, Diagnostic, Location, ShapeError
+from cnnc.ir.op import Array, Op
+from cnnc.ir.types import PLAIN, DType, TensorType, bind_dim
+
+
+class Level(Enum):
+    """Which side of layout choice a graph is on."""
+
+    PORTABLE = "portable"
+    PLANNED = "planned"
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """An op applied to values. `locations` are the source places it stands for, main one first."""
+
+    op: Op
+    operands: tuple[str, ...]
+    results: tuple[str, ...]
+    locations: tuple[Location, ...] = ()
+    kernel: Kernel | None = None
+
+    @property
+    def name(self) -> str:
+        """The name of the first result, by which the node is known."""
+        return self.results[0]
+
+    @property
+    def title(self) -> str:
+        """The name the source gives, else the node's own: for tables and messages."""
+        return next((at.name for at in self.locations if at.name), self.name)
+
+
+class Region(Enum):
+    """Where a value lives during a run."""
+
+    ARENA = "arena"  # a byte offset for one image into the model's working memory
+    INPUT = "input"  # in the caller's array
+    OUTPUT = "output"  # in the caller's array
+    CONSTANT = "constant"  # a byte offset into the packed weights
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A value's memory: region and byte offset; for inputs and outputs the offset is the index."""
+
+    region: Region
+    offset: int
+
+    def __str__(self) -> str:
+        return f"{self.region.value}+{self.offset}"
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A network. Nodes stand in topological order; `outputs` maps public names to values."""
+
+    name: str
+    inputs: tuple[str, ...]
+    outputs: tuple[tuple[str, str], ...]
+    nodes: tuple[Node, ...]
+    types: Mapping[str, TensorType]
+    constants: Mapping[str, Array] = field(default_factory=dict)
+    level: Level = Level.PORTABLE
+    places: Mapping[str, Place] = field(default_factory=dict)
+    arena_bytes: int = 0
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Graph):
+            return NotImplemented
+        same = all(
+            getattr(self, name) == getattr(other, name)
+            for name in ("name inputs outputs nodes types level places arena_bytes".split())
+        )
+        return (
+            same
+            and self.constants.keys() == other.constants.keys()
+            and all(_same_bits(a, other.constants[n]) for n, a in self.constants.items())
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+    @cached_property
+    def producers(self) -> Mapping[str, Node]:
+        """Value -> the node it is a result of (none for inputs and constants)."""
+        return {result: node for node in self.nodes for result in node.results}
+
+    @cached_property
+    def users(self) -> Mapping[str, tuple[Node, ...]]:
+        """Value -> the nodes that read it, in order, each once for every time it reads it."""
+        found: dict[str, list[Node]] = {name: [] for name in self.types}
+        for node in self.nodes:
+            for operand in node.operands:
+                found[operand].append(node)
+        return {name: tuple(nodes) for name, nodes in found.items()}
+
+    @cached_property
+    def output_values(self) -> frozenset[str]:
+        """The values that are outputs."""
+        return frozenset(value for _, value in self.outputs)
+
+    def operand_types(self, node: Node) -> tuple[TensorType, ...]:
+        """The types of the node's operands."""
+        return tuple(self.types[name] for name in node.operands)
+
+    def result_types(self, node: Node) -> tuple[TensorType, ...]:
+        """The types of the node's results."""
+        return tuple(self.types[name] for name in node.results)
+
+    @property
+    def symbols(self) -> frozenset[str]:
+        """The names of the symbolic sizes that the inputs use."""
+        dims = (d for name in self.inputs for d in self.types[name].shape)
+        return frozenset(d.name for d in dims if not isinstance(d, int))
+
+    @property
+    def parameters(self) -> int:
+        """Number of elements in all constants (running statistics included)."""
+        return sum(a.size for a in self.constants.values())
+
+    def flops(self) -> int:
+        """Floating-point operations for one image (every symbolic size bound to 1 must fit)."""
+        bound = self.bind({"N": 1})
+        return sum(
+            node.op.flops(bound.operand_types(node), bound.result_types(node))
+            for node in bound.nodes
+        )
+
+    def bind(self, sizes: Mapping[str, int]) -> Graph:
+        """The graph with symbolic sizes replaced by numbers; every type is inferred anew.
+
+        Raises `ShapeError` where a size breaks its divisor or an op does not fit.
+        """
+        if not self.symbols & sizes.keys():
+            return self
+        if self.level is Level.PLANNED:
+            types = {name: type.bind(sizes) for name, type in self.types.items()}
+            return replace(self, types=types)
+        builder = Builder(self.name)
+        for name in self.inputs:
+            shape = tuple(bind_dim(d, sizes) for d in self.types[name].shape)
+            builder.input(name, replace(self.types[name], shape=shape))
+        for name, array in self.constants.items():
+            builder.constant(name, array)
+        for node in self.nodes:
+            builder.add(node.op, node.operands, node.results, node.locations)
+        for public, value in self.outputs:
+            builder.output(public, value)
+        return builder.finish()
+
+    def digraph(self) -> nx.DiGraph:
+        """The nodes, by name, and the dependencies between them, for networkx's algorithms."""
+        graph = nx.DiGraph()
+        for node in self.nodes:
+            graph.add_node(node.name, node=node)
+            for operand in node.operands:
+                if operand in self.producers:
+                    graph.add_edge(self.producers[operand].name, node.name, value=operand)
+        return graph
+
+    def __str__(self) -> str:
+        from cnnc.ir.printer import print_graph  # the printer needs this module
+
+        return print_graph(self)
+
+
+def _same_bits(a: Array, b: Array) -> bool:
+    return (
+        a is b
+        or (a.shape, a.dtype) == (b.shape, b.dtype)
+        and np.ascontiguousarray(a).tobytes() == np.ascontiguousarray(b).tobytes()
+    )
+
+
+class Builder:
+    """Makes a graph, from nothing (`Builder(name)`) or from another one (`Builder.edit(graph)`).
+
+    Names are given or invented, and unique. `add` infers the result types at once, so a node that
+    does not fit raises `ShapeError` with its location before it is in the graph.
+    """
+
+    def __init__(self, name: str, level: Level = Level.PORTABLE) -> None:
+        self.name = name
+        self.level = level
+        self.inputs: list[str] = []
+        self.outputs: list[tuple[str, str]] = []
+        self.types: dict[str, TensorType] = {}
+        self.constants: dict[str, Array] = {}
+        self._nodes: dict[str, Node] = {}  # first result -> node, in insertion order
+        self._producers: dict[str, str] = {}  # value -> first result of its node
+        self._users: dict[str, dict[str, None]] = {}  # value -> first results of its users
+
+    @staticmethod
+    def edit(graph: Graph) -> Builder:
+        """A builder that starts with all of `graph` and forgets its memory plan."""
+        builder = Builder(graph.name, graph.level)
+        builder.inputs = list(graph.inputs)
+        builder.outputs = list(graph.outputs)
+        builder.types = dict(graph.types)
+        builder.constants = dict(graph.constants)
+        builder._users = {name: {} for name in graph.types}
+        for node in graph.nodes:
+            builder._insert(node)
+        return builder
+
+    # -- making ------------------------------------------------------------------------------
+
+    def fresh(self, hint: str) -> str:
+        """A name that no value has: `hint`, or `hint_1`, `hint_2`, ..."""
+        name, count = hint, 0
+        while name in self.types:
+            count += 1
+            name = f"{hint}_{count}"
+        return name
+
+    def input(self, name: str, type: TensorType) -> str:
+        """Declares a graph input."""
+        self._declare(name, type)
+        self.inputs.append(name)
+        return name
+
+    def constant(self, name: str, array: Array) -> str:
+        """Declares a constant; the array is kept, not copied, and must not change afterwards."""
+        self._declare(name, TensorType(tuple(array.shape), DType(array.dtype.name)))
+        self.constants[name] = array
+        return name
+
+    def add(
+        self,
+        op: Op,
+        operands: Sequence[str],
+        results: str | Sequence[str] | None = None,
+        locations: Sequence[Location] = (),
+        kernel: Kernel | None = None,
+    ) -> str:
+        """Wires `op` and returns its first result. Raises `ShapeError` where it does not fit."""
+        types = self._infer(op, operands, locations)
+        names = (results,) if isinstance(results, str) else tuple(results or ())
+        if not names:
+            names = tuple(self.fresh(op.name) for _ in types[:1])
+        assert len(names) == len(types), f"{op.name} has {len(types)} results, named {names}"
+        for name, type in zip(names, types, strict=True):
+            self._declare(name, type)
+        self._insert(Node(op, tuple(operands), names, tuple(locations), kernel))
+        return names[0]
+
+    def output(self, name: str, value: str) -> None:
+        """Makes `value` a graph output under the public name."""
+        if name in (public for public, _ in self.outputs):
+            raise CnncError(f"two outputs are called `{name}`")
+        self.outputs.append((name, value))
+
+    # -- looking -----------------------------------------------------------------------------
+
+    @property
+    def nodes(self) -> list[Node]:
+        """The nodes as they stand; safe to iterate over while editing."""
+        return list(self._nodes.values())
+
+    def holds(self, node: Node) -> bool:
+        """Whether the node is still in the graph, unchanged."""
+        return self._nodes.get(node.name) == node
+
+    def producer(self, value: str) -> Node | None:
+        """The node that makes `value`; None for inputs and constants."""
+        name = self._producers.get(value)
+        return None if name is None else self._nodes[name]
+
+    def users(self, value: str) -> list[Node]:
+        """The nodes that read `value`, each once."""
+        return [self._nodes[name] for name in self._users[value]]
+
+    def is_output(self, value: str) -> bool:
+        """Whether `value` is a graph output."""
+        return any(v == value for _, v in self.outputs)
+
+    def used_once(self, value: str) -> bool:
+        """Whether exactly one node reads `value`, once, and it is no output: the fusion guard."""
+        users = self.users(value)
+        return len(users) == 1 and users[0].operands.count(value) == 1 and not self.is_output(value)
+
+    # -- changing ----------------------------------------------------------------------------
+
+    def replace(self, node: Node, **changes: object) -> Node:
+        """Puts `dataclasses.replace(node, **changes)` in the node's place; results keep names.
+
+        Types of the results are inferred anew and must keep their shapes.
+        """
+        new: Node = replace(node, **changes)  # type: ignore[arg-type]
+        assert new.results == node.results, "replace keeps the results"
+        types = self._infer(new.op, new.operands, new.locations)
+        for name, type in zip(new.results, types, strict=True):
+            assert type.shape == self.types[name].shape, f"{name}: {self.types[name]} became {type}"
+        for operand in node.operands:
+            self._users[operand].pop(node.name, None)
+        for operand in new.operands:
+            self._users[operand][new.name] = None
+        self._nodes[node.name] = new
+        return new
+
+    def redirect(self, old: str, new: str) -> None:
+        """Lets every reader of `old`, outputs included, read `new` instead."""
+        for user in self.users(old):
+            operands = tuple(new if o == old else o for o in user.operands)
+            self.replace(user, operands=operands)
+        self.outputs = [(name, new if v == old else v) for name, v in self.outputs]
+
+    def remove(self, node: Node) -> None:
+        """Takes out a node that nobody reads."""
+        for result in node.results:
+            assert not self._users[result] and not self.is_output(result), f"{result} is in use"
+            del self._users[result], self.types[result], self._producers[result]
+        for operand in node.operands:
+            self._users[operand].pop(node.name, None)
+        del self._nodes[node.name]
+
+    def remove_value(self, name: str) -> None:
+        """Takes out a constant that nobody reads."""
+        assert not self._users[name] and not self.is_output(name), f"{name} is in use"
+        del self._users[name], self.types[name], self.constants[name]
+
+    def rename(self, old: str, new: str) -> None:
+        """Gives a node's result another name; its readers and the outputs follow."""
+        node = self.producer(old)
+        assert node is not None and new not in self.types
+        readers = self.users(old)
+        self.types[new] = self.types.pop(old)
+        self._users[new] = self._users.pop(old)
+        results = tuple(new if r == old else r for r in node.results)
+        self._nodes = {
+            (results[0] if key == node.name else key): (
+                replace(value, results=results) if key == node.name else value
+            )
+            for key, value in self._nodes.items()
+        }
+        for operand in node.operands:
+            self._users[operand].pop(node.name, None)
+            self._users[operand][results[0]] = None
+        for result in results:
+            self._producers[result] = results[0]
+        self._producers.pop(old)
+        for reader in readers:
+            operands = tuple(new if o == old else o for o in reader.operands)
+            self._nodes[reader.name] = replace(self._nodes[reader.name], operands=operands)
+        self.outputs = [(name, new if v == old else v) for name, v in self.outputs]
+
+    def finish(self) -> Graph:
+        """The graph, its nodes in topological order and otherwise in the order they were added."""
+        order = {name: i for i, name in enumerate(self._nodes)}
+        dependencies: nx.DiGraph = nx.DiGraph()
+        dependencies.add_nodes_from(order)
+        for node in self._nodes.values():
+            for operand in node.operands:
+                if operand in self._producers:
+                    dependencies.add_edge(self._producers[operand], node.name)
+        try:
+            names = list(nx.lexicographical_topological_sort(dependencies, key=order.__getitem__))
+        except nx.NetworkXUnfeasible:
+            loop = " -> ".join(a for a, _ in nx.find_cycle(dependencies))
+            raise CnncError(f"the graph has a cycle: {loop}") from None
+        return Graph(
+            self.name,
+            tuple(self.inputs),
+            tuple(self.outputs),
+            tuple(self._nodes[name] for name in names),
+            dict(self.types),
+            dict(self.constants),
+            self.level,
+        )
+
+    # -- inside ------------------------------------------------------------------------------
+
+    def _declare(self, name: str, type: TensorType) -> None:
+        if name in self.types:
+            raise CnncError(f"two values are called `{name}`")
+        self.types[name] = type
+        self._users[name] = {}
+
+    def _infer(
+        self, op: Op, operands: Sequence[str], locations: Iterable[Location]
+    ) -> tuple[TensorType, ...]:
+        types = [self.types[name].with_layout(PLAIN) for name in operands]
+        try:
+            op.check_arity(len(types))
+            result = op.infer(*types)
+        except ShapeError as error:
+            at = next(iter(locations), Location())
+            problems = [
+                replace(d, location=at) if d.location == Location() else d
+                for d in error.diagnostics
+            ]
+            raise ShapeError(
+                [
+                    Diagnostic(d.message, d.location, d.code, d.label, d.notes, d.help)
+                    for d in problems
+                ]
+            ) from None
+        return (result,) if isinstance(result, TensorType) else result
+
+    def _insert(self, node: Node) -> None:
+        self._nodes[node.name] = node
+        for result in node.results:
+            self._producers[result] = node.name
+        for operand in node.operands:
+            self._users[operand][node.name] = None

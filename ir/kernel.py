@@ -1,0 +1,94 @@
+"""What a kernel is: one way to compute an op on one target, and every choice in it.
+
+A kernel class is an algorithm; its fields are the schedule (tiles, loop order, ...), so a kernel
+*value* is a complete decision that prints, parses and compares like an op. Kernel classes live in
+`cnnc.codegen.kernels`, one file each, and are listed in `KERNELS` there. A new algorithm is one
+file and one line: the planning passes ask the classes for candidates, layouts and costs through
+this interface and know none of them.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from cnnc.ir.op import Array, Op
+from cnnc.ir.target import Target
+from cnnc.ir.types import TensorType
+
+if TYPE_CHECKING:
+    from cnnc.ir.loops import Program
+
+Halo = tuple[int, int, int, int]
+NO_HALO: Halo = (0, 0, 0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Where a kernel would stand: the op, its types (sizes are numbers), the target.
+
+    While layouts are being chosen the types are plain; afterwards they carry the layouts, and
+    `program` and `pack` see those.
+    """
+
+    op: Op
+    operands: tuple[TensorType, ...]
+    results: tuple[TensorType, ...]
+    constant: tuple[bool, ...]  # for each operand, whether it is a constant of the graph
+    target: Target
+
+    @property
+    def result(self) -> TensorType:
+        """The only result's type."""
+        return self.results[0]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kernel(ABC):
+    """One algorithm with its schedule. `microseconds` is the predicted time on one thread."""
+
+    name: ClassVar[str]
+    microseconds: float = 0.0
+
+    @classmethod
+    @abstractmethod
+    def candidates(cls, site: Site) -> Iterable[Kernel]:
+        """The schedules worth considering here, best first; none if the kernel cannot do it."""
+
+    @abstractmethod
+    def cycles(self, site: Site) -> float:
+        """Predicted cycles on one thread, by a closed form over `site.target`'s nominal numbers."""
+
+    @abstractmethod
+    def program(self, site: Site) -> Program:
+        """The loop program: buffers are the operands, then the results."""
+
+    def blocks(self, site: Site) -> tuple[tuple[int, ...], int]:
+        """The layout's block for each operand and for the results; constants are 1 (packed)."""
+        return (1,) * len(site.operands), 1
+
+    def halo(self, site: Site, operand: int) -> Halo:
+        """The zero border (top, left, bottom, right) that the kernel reads around an operand."""
+        return NO_HALO
+
+    def accepts_halo(self, site: Site, operand: int) -> bool:
+        """Whether the operand may have a border wider than the kernel reads."""
+        return True
+
+    def writes_halo(self, site: Site) -> bool:
+        """Whether the kernel can write its result with a border."""
+        return True
+
+    def pack(self, site: Site, operand: int, array: Array) -> Array:
+        """A constant operand as the program reads it. By default its elements in order."""
+        return array
+
+    def in_place(self, site: Site) -> tuple[int, ...]:
+        """The operands whose memory the result may take over when they are not needed later."""
+        return ()
+
+    def alias(self, site: Site) -> bool:
+        """Whether the result is the first operand's memory as it stands (no code runs)."""
+        return False

@@ -1,0 +1,161 @@
+"""Convolution, dense and transposed convolution."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+
+from cnnc.ir.op import Array, Dim, Fusable, TensorType
+from cnnc.ir.types import known
+
+
+def window_output(size: Dim, before: int, after: int, kernel: int, stride: int) -> Dim:
+    """Output size of a sliding window: (size + before + after - kernel) // stride + 1.
+
+    `kernel` is the extent of the (dilated) window. The caller checks that it fits.
+    """
+    return (size + (before + after - kernel)) // stride + 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conv2d(Fusable):
+    """Two-dimensional cross-correlation with stride, padding, dilation and groups.
+
+    Operands:
+        x: f32[N, C, H, W].
+        weight: f32[OC, C / groups, KH, KW].
+        bias: f32[OC], optional.
+    Results:
+        y: f32[N, OC, OH, OW], OH = (H + top + bottom - dilation * (KH - 1) - 1) // stride + 1.
+    Attributes:
+        stride, dilation: (rows, columns), in elements, >= 1.
+        pad: (top, left, bottom, right), in elements of zeros, >= 0.
+        groups: C and OC are split into this many independent parts.
+    Raises:
+        ShapeError: ranks, channel counts or groups that do not fit, or a kernel larger than the
+            padded input.
+    Source: ONNX Conv-22, 2-D; a depthwise convolution is one with groups = C.
+    """
+
+    name: ClassVar[str] = "conv2d"
+    operands: ClassVar[tuple[str, ...]] = ("x", "weight", "bias?")
+    stride: tuple[int, int] = (1, 1)
+    pad: tuple[int, int, int, int] = (0, 0, 0, 0)
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
+
+    def extent(self, weight: TensorType) -> tuple[int, int]:
+        """(rows, columns) that the dilated kernel covers."""
+        kh, kw = weight.dims[2:]
+        return (self.dilation[0] * (kh - 1) + 1, self.dilation[1] * (kw - 1) + 1)
+
+    def infer_anchor(self, *types: TensorType) -> TensorType:
+        x, weight = types[0], types[1]
+        self.check_rank("x", x, 4)
+        self.check_rank("weight", weight, 4)
+        self._check_attributes()
+        channels, (out, per_group, kh, kw) = x.shape[1], weight.dims
+        if min(kh, kw) < 1:
+            raise self.fail(f"kernel must be at least 1x1, got {kh}x{kw}")
+        if known(channels) != per_group * self.groups:
+            raise self.fail(
+                f"weight expects {per_group} input channels per group, x has {channels} "
+                f"(groups={self.groups})"
+            )
+        if out % self.groups:
+            raise self.fail(f"{out} output channels do not divide by groups={self.groups}")
+        if len(types) > 2 and types[2].shape != (out,):
+            raise self.fail(f"bias must have shape [{out}], got {types[2]}")
+        top, left, bottom, right = self.pad
+        rows, columns = self.extent(weight)
+        for axis, size, span in ((2, top + bottom, rows), (3, left + right, columns)):
+            length = known(x.shape[axis])
+            if length is not None and length + size < span:
+                raise self.fail(
+                    f"the kernel covers {span} {'rows' if axis == 2 else 'columns'}, "
+                    f"the padded input has only {length + size}"
+                )
+        oh = window_output(x.shape[2], top, bottom, rows, self.stride[0])
+        ow = window_output(x.shape[3], left, right, columns, self.stride[1])
+        return TensorType((x.shape[0], out, oh, ow), x.dtype)
+
+    def _check_attributes(self) -> None:
+        if min(self.stride) < 1 or min(self.dilation) < 1 or self.groups < 1:
+            raise self.fail(
+                f"stride, dilation and groups must be >= 1, got stride={self.stride}, "
+                f"dilation={self.dilation}, groups={self.groups}"
+            )
+        if min(self.pad) < 0:
+            raise self.fail(f"padding must be >= 0, got {self.pad}")
+
+    def evaluate_anchor(self, *arrays: Array) -> Array:
+        x, weight = arrays[0], arrays[1]
+        out, per_group, kh, kw = weight.shape
+        top, left, bottom, right = self.pad
+        padded = np.pad(x, ((0, 0), (0, 0), (top, bottom), (left, right)))
+        span = (self.dilation[0] * (kh - 1) + 1, self.dilation[1] * (kw - 1) + 1)
+        windows = sliding_window_view(padded, span, axis=(2, 3))
+        windows = windows[
+            :, :, :: self.stride[0], :: self.stride[1], :: self.dilation[0], :: self.dilation[1]
+        ]
+        n, _, oh, ow = windows.shape[:4]
+        groups = self.groups
+        if per_group == 1 and out == groups:
+            result = np.zeros((n, out, oh, ow), x.dtype)
+            for i in range(kh):  # a depthwise convolution is kh * kw scaled adds
+                for j in range(kw):
+                    result += windows[..., i, j] * weight[:, 0, i, j, None, None]
+        else:
+            result = np.empty((n, out, oh, ow), x.dtype)
+            kernels = weight.reshape(groups, out // groups, per_group * kh * kw)
+            for image in range(n):  # one image at a time bounds the memory of the patches
+                patches = windows[image].reshape(groups, per_group, oh, ow, kh, kw)
+                matrix = patches.transpose(0, 1, 4, 5, 2, 3).reshape(groups, -1, oh * ow)
+                result[image] = (kernels @ matrix).reshape(out, oh, ow)
+        if len(arrays) > 2:
+            result += arrays[2][:, None, None]
+        return result
+
+    def anchor_flops(self, operands: Sequence[TensorType], result: TensorType) -> int:
+        _, per_group, kh, kw = operands[1].dims
+        return 2 * result.elements * per_group * kh * kw
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dense(Fusable):
+    """A fully connected layer: y = x @ weight.T + bias.
+
+    Operands:
+        x: f32[N, K].
+        weight: f32[M, K].
+        bias: f32[M], optional.
+    Results:
+        y: f32[N, M].
+    Raises:
+        ShapeError: x or weight is not a matrix, or the lengths differ.
+    Source: torch.nn.Linear; ONNX Gemm-13 with transB=1.
+    """
+
+    name: ClassVar[str] = "dense"
+    operands: ClassVar[tuple[str, ...]] = ("x", "weight", "bias?")
+
+    def infer_anchor(self, *types: TensorType) -> TensorType:
+        x, weight = types[0], types[1]
+        self.check_rank("x", x, 2)
+        self.check_rank("weight", weight, 2)
+        if x.shape[1] != weight.shape[1]:
+            raise self.fail(f"weight expects {weight.shape[1]} features, x has {x.shape[1]}")
+        if len(types) > 2 and types[2].shape != weight.shape[:1]:
+            raise self.fail(f"bias must have shape [{weight.shape[0]}], got {types[2]}")
+        return TensorType((x.shape[0], weight.shape[0]), x.dtype)
+
+    def evaluate_anchor(self, *arrays: Array) -> Array:
+        result = arrays[0] @ arrays[1].T
+        return np.asarray(result + arrays[2] if len(arrays) > 2 else result)
+
+    def anchor_flops(self, operands: Sequence[TensorType], result: TensorType) -> int:
+        return 2 * result.elements * operands[1].dims[1]

@@ -1,0 +1,157 @@
+"""Elementwise ops: activations and arithmetic. NaN and Inf propagate as in NumPy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from cnnc.ir.op import Array, Binary, Fusable, TensorType, Unary
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Relu(Unary):
+    """`max(x, 0)`. Source: ONNX Relu-14."""
+
+    name: ClassVar[str] = "relu"
+
+    def evaluate(self, x: Array) -> Array:
+        return np.maximum(x, x.dtype.type(0))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Relu6(Unary):
+    """`min(max(x, 0), 6)`. Source: torch.nn.ReLU6."""
+
+    name: ClassVar[str] = "relu6"
+
+    def evaluate(self, x: Array) -> Array:
+        return np.minimum(np.maximum(x, x.dtype.type(0)), x.dtype.type(6))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeakyRelu(Unary):
+    """`x if x >= 0 else alpha * x`. Source: ONNX LeakyRelu-16."""
+
+    name: ClassVar[str] = "leaky_relu"
+    alpha: float = 0.01
+
+    def evaluate(self, x: Array) -> Array:
+        return np.where(x >= 0, x, x.dtype.type(self.alpha) * x)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sigmoid(Unary):
+    """`1 / (1 + exp(-x))`. Source: ONNX Sigmoid-13."""
+
+    name: ClassVar[str] = "sigmoid"
+
+    def evaluate(self, x: Array) -> Array:
+        # exp of a non-positive number never overflows.
+        small = np.exp(-np.abs(x))
+        return np.where(x >= 0, 1, small) / (1 + small)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tanh(Unary):
+    """Hyperbolic tangent. Source: ONNX Tanh-13."""
+
+    name: ClassVar[str] = "tanh"
+
+    def evaluate(self, x: Array) -> Array:
+        return np.asarray(np.tanh(x))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Silu(Unary):
+    """`x * sigmoid(x)`. Source: torch.nn.SiLU; -inf gives NaN, as the product does in NumPy."""
+
+    name: ClassVar[str] = "silu"
+
+    def evaluate(self, x: Array) -> Array:
+        with np.errstate(invalid="ignore"):
+            return np.asarray(x * Sigmoid().evaluate(x))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HardSigmoid(Unary):
+    """`min(max(x / 6 + 0.5, 0), 1)`. Source: torch.nn.Hardsigmoid."""
+
+    name: ClassVar[str] = "hsigmoid"
+
+    def evaluate(self, x: Array) -> Array:
+        t = x.dtype.type
+        return np.minimum(np.maximum(x * t(1 / 6) + t(0.5), t(0)), t(1))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HardSwish(Unary):
+    """`x * hsigmoid(x)`. Source: ONNX HardSwish-14."""
+
+    name: ClassVar[str] = "hswish"
+
+    def evaluate(self, x: Array) -> Array:
+        with np.errstate(invalid="ignore"):
+            return np.asarray(x * HardSigmoid().evaluate(x))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Add(Binary):
+    """`a + b` with broadcasting. Source: ONNX Add-14."""
+
+    name: ClassVar[str] = "add"
+
+    def evaluate(self, a: Array, b: Array) -> Array:
+        return np.asarray(np.add(a, b))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sub(Binary):
+    """`a - b` with broadcasting. Source: ONNX Sub-14."""
+
+    name: ClassVar[str] = "sub"
+
+    def evaluate(self, a: Array, b: Array) -> Array:
+        return np.asarray(np.subtract(a, b))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mul(Binary):
+    """`a * b` with broadcasting. Source: ONNX Mul-14."""
+
+    name: ClassVar[str] = "mul"
+
+    def evaluate(self, a: Array, b: Array) -> Array:
+        return np.asarray(np.multiply(a, b))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Div(Binary):
+    """`a / b` with broadcasting. Source: ONNX Div-14 (floating point)."""
+
+    name: ClassVar[str] = "div"
+
+    def evaluate(self, a: Array, b: Array) -> Array:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.asarray(np.divide(a, b))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pointwise(Fusable):
+    """A chain of elementwise ops in one loop: the operand itself, then the epilogue's steps.
+
+    Operands:
+        x: any shape; then one extra operand for each binary step.
+    Results:
+        the broadcast of all operands.
+    """
+
+    name: ClassVar[str] = "pointwise"
+    operands: ClassVar[tuple[str, ...]] = ("x",)
+
+    def infer_anchor(self, x: TensorType) -> TensorType:  # type: ignore[override]
+        return TensorType(x.shape, x.dtype)
+
+    def evaluate_anchor(self, x: Array) -> Array:  # type: ignore[override]
+        return x

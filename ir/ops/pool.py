@@ -1,0 +1,166 @@
+"""Pooling over windows and over whole maps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+
+from cnnc.ir.op import Array, Dim, Fusable, Op, TensorType
+from cnnc.ir.ops.conv import window_output
+from cnnc.ir.types import known
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pool2d(Op):
+    """What the sliding-window pools share: attributes and the shape rule.
+
+    Operands:
+        x: f32[N, C, H, W].
+    Results:
+        y: f32[N, C, OH, OW], OH = (H + top + bottom - span) // stride + 1 with
+            span = dilation * (window - 1) + 1; with `ceil_mode` the division rounds up, and a last
+            window that would start beyond the input and its leading padding is dropped.
+    Attributes:
+        window, stride, dilation: (rows, columns), in elements, >= 1.
+        pad: (top, left, bottom, right), in elements, each smaller than the window's span.
+        ceil_mode: round the output size up instead of down.
+    Raises:
+        ShapeError: x is not rank 4, an attribute is out of range, or the window does not fit.
+    """
+
+    operands: ClassVar[tuple[str, ...]] = ("x",)
+    window: tuple[int, int]
+    stride: tuple[int, int] = (1, 1)
+    pad: tuple[int, int, int, int] = (0, 0, 0, 0)
+    dilation: tuple[int, int] = (1, 1)
+    ceil_mode: bool = False
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """(rows, columns) that the dilated window covers."""
+        return (
+            self.dilation[0] * (self.window[0] - 1) + 1,
+            self.dilation[1] * (self.window[1] - 1) + 1,
+        )
+
+    def infer(self, x: TensorType) -> TensorType:  # type: ignore[override]
+        self.check_rank("x", x, 4)
+        if min(self.window) < 1 or min(self.stride) < 1 or min(self.dilation) < 1:
+            raise self.fail(
+                f"window, stride and dilation must be >= 1, got window={self.window}, "
+                f"stride={self.stride}, dilation={self.dilation}"
+            )
+        if (
+            min(self.pad) < 0
+            or max(self.pad[0::2]) >= self.span[0]
+            or max(self.pad[1::2]) >= self.span[1]
+        ):
+            raise self.fail(
+                f"padding must be >= 0 and smaller than the window {self.span}, got {self.pad}"
+            )
+        sizes = (self._output(x, 0), self._output(x, 1))
+        return TensorType((*x.shape[:2], *sizes), x.dtype)
+
+    def _output(self, x: TensorType, axis: int) -> Dim:
+        size, span, stride = x.shape[2 + axis], self.span[axis], self.stride[axis]
+        before, after = self.pad[axis], self.pad[axis + 2]
+        length = known(size)
+        if length is not None and length + before + after < span:
+            raise self.fail(
+                f"the window covers {span} {'columns' if axis else 'rows'}, "
+                f"the padded input has only {length + before + after}"
+            )
+        if not self.ceil_mode:
+            return window_output(size, before, after, span, stride)
+        if length is None:
+            raise self.fail(f"ceil_mode needs a fixed size, got {size}")
+        count = -(-(length + before + after - span) // stride) + 1
+        return count - 1 if (count - 1) * stride >= length + before else count
+
+    def windows(self, x: Array, fill: float) -> Array:
+        """x's windows as [N, C, OH, OW, KH, KW], the padding holding `fill`."""
+        oh, ow = self.infer(TensorType(x.shape)).dims[2:]
+        top, left = self.pad[:2]
+        bottom = max((oh - 1) * self.stride[0] + self.span[0] - top - x.shape[2], 0)
+        right = max((ow - 1) * self.stride[1] + self.span[1] - left - x.shape[3], 0)
+        border = ((0, 0), (0, 0), (top, bottom), (left, right))
+        padded = np.pad(x, border, constant_values=fill)
+        view = sliding_window_view(padded, self.span, axis=(2, 3))
+        view = view[:, :, :: self.stride[0], :: self.stride[1]][:, :, :oh, :ow]
+        return view[..., :: self.dilation[0], :: self.dilation[1]]
+
+    def flops(self, operands: Sequence[TensorType], results: Sequence[TensorType]) -> int:
+        return results[0].elements * self.window[0] * self.window[1]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MaxPool2d(Pool2d):
+    """Maximum over a sliding window; padding is -inf. Source: ONNX MaxPool-22, without indices."""
+
+    name: ClassVar[str] = "max_pool2d"
+
+    def evaluate(self, x: Array) -> Array:  # type: ignore[override]
+        return np.asarray(self.windows(x, -np.inf).max(axis=(4, 5)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AvgPool2d(Pool2d):
+    """Mean over a sliding window.
+
+    The divisor is the number of window elements that lie inside the input, or, with
+    `count_include_pad`, inside the input and its declared padding (never what `ceil_mode` adds).
+    Source: ONNX AveragePool-22.
+    """
+
+    name: ClassVar[str] = "avg_pool2d"
+    count_include_pad: bool = False
+
+    def counts(self, x: TensorType) -> tuple[list[int], list[int]]:
+        """For each output row and each output column the number of elements that count."""
+        result = self.infer(x)
+        return self._counts(x, result, 0), self._counts(x, result, 1)
+
+    def _counts(self, x: TensorType, result: TensorType, axis: int) -> list[int]:
+        before, after = (self.pad[axis], self.pad[axis + 2]) if self.count_include_pad else (0, 0)
+        low, high = -before, x.dims[2 + axis] + after
+        starts = (o * self.stride[axis] - self.pad[axis] for o in range(result.dims[2 + axis]))
+        taps = [k * self.dilation[axis] for k in range(self.window[axis])]
+        return [sum(low <= start + tap < high for tap in taps) for start in starts]
+
+    def evaluate(self, x: Array) -> Array:  # type: ignore[override]
+        rows, columns = self.counts(TensorType(x.shape))
+        divisor = np.outer(rows, columns).astype(x.dtype)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.asarray(self.windows(x, 0).sum(axis=(4, 5), dtype=x.dtype) / divisor)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GlobalAvgPool(Fusable):
+    """Mean over each whole map.
+
+    Operands:
+        x: f32[N, C, H, W], H and W >= 1.
+    Results:
+        y: f32[N, C], or f32[N, C, 1, 1] with `keep`.
+    Source: ONNX GlobalAveragePool-22.
+    """
+
+    name: ClassVar[str] = "global_avg_pool"
+    operands: ClassVar[tuple[str, ...]] = ("x",)
+    keep: bool = False
+
+    def infer_anchor(self, x: TensorType) -> TensorType:  # type: ignore[override]
+        self.check_rank("x", x, 4)
+        if 0 in x.shape[2:]:
+            raise self.fail(f"a mean over an empty map has no value: {x}")
+        return TensorType(x.shape[:2] + ((1, 1) if self.keep else ()), x.dtype)
+
+    def evaluate_anchor(self, x: Array) -> Array:  # type: ignore[override]
+        return np.asarray(x.mean(axis=(2, 3), keepdims=self.keep, dtype=np.float64).astype(x.dtype))
+
+    def anchor_flops(self, operands: Sequence[TensorType], result: TensorType) -> int:
+        return operands[0].elements

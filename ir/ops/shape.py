@@ -1,0 +1,237 @@
+"""Ops that move elements without computing on them, and upsampling."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import ClassVar
+
+import numpy as np
+
+from cnnc.ir.op import Array, Dim, Op, TensorType, product
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Concat(Op):
+    """Operands side by side along one axis.
+
+    Operands:
+        xs: tensors of one rank and element type that agree in every dimension but `axis`.
+    Results:
+        y: their sizes along `axis` added.
+    Source: ONNX Concat-13.
+    """
+
+    name: ClassVar[str] = "concat"
+    operands: ClassVar[tuple[str, ...]] = ("x", "xs*")
+    axis: int = 1
+
+    def infer(self, *types: TensorType) -> TensorType:
+        first = types[0]
+        if not 0 <= self.axis < first.rank:
+            raise self.fail(f"axis {self.axis} is not one of x's {first.rank}")
+        total: Dim = 0
+        for i, type in enumerate(types):
+            if type.rank != first.rank or type.dtype != first.dtype:
+                raise self.fail(f"operand {i} is {type}, the first is {first}")
+            for axis in range(first.rank):
+                if axis != self.axis and type.shape[axis] != first.shape[axis]:
+                    raise self.fail(
+                        f"dimension {axis} differs "
+                        f"({first.shape[axis]} versus {type.shape[axis]} in operand {i})"
+                    )
+            total = type.shape[self.axis] + total
+        shape = (*first.shape[: self.axis], total, *first.shape[self.axis + 1 :])
+        return TensorType(shape, first.dtype)
+
+    def evaluate(self, *arrays: Array) -> Array:
+        return np.concatenate(arrays, axis=self.axis)
+
+    def mixes_batch(self, operands: Sequence[TensorType]) -> bool:
+        return self.axis == 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flatten(Op):
+    """Each image as one row: [N, a, b, ...] -> [N, a * b * ...]. Source: ONNX Flatten-13."""
+
+    name: ClassVar[str] = "flatten"
+    operands: ClassVar[tuple[str, ...]] = ("x",)
+
+    def infer(self, x: TensorType) -> TensorType:  # type: ignore[override]
+        if x.rank < 1:
+            raise self.fail(f"x must have at least rank 1, got {x}")
+        return TensorType((x.shape[0], product(x.shape[1:])), x.dtype)
+
+    def evaluate(self, x: Array) -> Array:  # type: ignore[override]
+        return x.reshape(self.infer(TensorType(x.shape)).dims)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reshape(Op):
+    """The same elements, in the same row-major order, in another shape.
+
+    Attributes:
+        shape: the new dimensions; at most one -1 is computed from the others, 0 copies the
+            dimension of x at the same place (so a symbolic batch is written 0).
+    Raises:
+        ShapeError: the element counts differ, or cannot be shown to agree.
+    Source: ONNX Reshape-21, allowzero=0.
+    """
+
+    name: ClassVar[str] = "reshape"
+    operands: ClassVar[tuple[str, ...]] = ("x",)
+    shape: tuple[int, ...]
+
+    def infer(self, x: TensorType) -> TensorType:  # type: ignore[override]
+        if self.shape.count(-1) > 1 or any(d < -1 for d in self.shape):
+            raise self.fail(f"shape may hold one -1 and else sizes >= 0, got {self.shape}")
+        dims: list[Dim] = []
+        rest = list(x.shape)  # the dimensions of x that no 0 has taken
+        for i, dim in enumerate(self.shape):
+            if dim == 0:
+                if i >= x.rank:
+                    raise self.fail(f"0 at place {i} copies a dimension that {x} does not have")
+                rest.remove(x.shape[i])
+                dims.append(x.shape[i])
+            else:
+                dims.append(dim)
+        given = [d for d, wanted in zip(dims, self.shape, strict=True) if wanted > 0]
+        total, fixed = product(rest), product(given)
+        if -1 in self.shape:
+            assert isinstance(fixed, int)  # the given sizes are attributes, so numbers
+            if fixed == 0 or (isinstance(total, int) and total % fixed):
+                raise self.fail(f"{total} elements do not divide into {self.shape}")
+            dims[self.shape.index(-1)] = total // fixed
+        elif total != fixed:
+            raise self.fail(f"{x} has {total} elements where {self.shape} wants {fixed}")
+        return TensorType(tuple(dims), x.dtype)
+
+    def evaluate(self, x: Array) -> Array:  # type: ignore[override]
+        return x.reshape(self.infer(TensorType(x.shape)).dims)
+
+    def mixes_batch(self, operands: Sequence[TensorType]) -> bool:
+        shape = operands[0].shape
+        return not shape or self.infer(operands[0]).shape[:1] != shape[:1]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dropout(Op):
+    """The identity: dropout at inference. `rate` is kept for the record.
+
+    Source: ONNX Dropout-13, training_mode=0.
+    """
+
+    name: ClassVar[str] = "dropout"
+    operands: ClassVar[tuple[str, ...]] = ("x",)
+    rate: float = 0.5
+
+    def infer(self, x: TensorType) -> TensorType:  # type: ignore[override]
+        if not 0 <= self.rate <= 1:
+            raise self.fail(f"rate must lie in 0..1, got {self.rate}")
+        return TensorType(x.shape, x.dtype)
+
+    def evaluate(self, x: Array) -> Array:  # type: ignore[override]
+        return x
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pad(Op):
+    """A constant border around the maps.
+
+    Operands:
+        x: f32[N, C, H, W].
+    Results:
+        y: f32[N, C, H + top + bottom, W + left + right].
+    Attributes:
+        pad: (top, left, bottom, right), in elements, >= 0.
+        value: what the border holds.
+    Source: ONNX Pad-21, mode constant.
+    """
+
+    name: ClassVar[str] = "pad"
+    operands: ClassVar[tuple[str, ...]] = ("x",)
+    pad: tuple[int, int, int, int]
+    value: float = 0.0
+
+    def infer(self, x: TensorType) -> TensorType:  # type: ignore[override]
+        self.check_rank("x", x, 4)
+        if min(self.pad) < 0:
+            raise self.fail(f"padding must be >= 0, got {self.pad}")
+        top, left, bottom, right = self.pad
+        n, c, h, w = x.shape
+        return TensorType((n, c, h + (top + bottom), w + (left + right)), x.dtype)
+
+    def evaluate(self, x: Array) -> Array:  # type: ignore[override]
+        top, left, bottom, right = self.pad
+        border = ((0, 0), (0, 0), (top, bottom), (left, right))
+        return np.pad(x, border, constant_values=x.dtype.type(self.value))
+
+
+class Resampling(Enum):
+    """How `Upsample` reads between elements."""
+
+    NEAREST = "nearest"
+    BILINEAR = "bilinear"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Upsample(Op):
+    """Maps enlarged by whole factors.
+
+    Operands:
+        x: f32[N, C, H, W].
+    Results:
+        y: f32[N, C, H * scale[0], W * scale[1]].
+    Attributes:
+        scale: (rows, columns), >= 1.
+        mode: `nearest` repeats; `bilinear` reads at (o + 0.5) / scale - 0.5, clamped to the map.
+    Source: ONNX Resize-19 with coordinate mode half_pixel; torch.nn.Upsample, align_corners=False.
+    """
+
+    name: ClassVar[str] = "upsample"
+    operands: ClassVar[tuple[str, ...]] = ("x",)
+    scale: tuple[int, int]
+    mode: Resampling = Resampling.NEAREST
+
+    def infer(self, x: TensorType) -> TensorType:  # type: ignore[override]
+        self.check_rank("x", x, 4)
+        if min(self.scale) < 1:
+            raise self.fail(f"scale must be >= 1, got {self.scale}")
+        n, c, h, w = x.shape
+        return TensorType((n, c, h * self.scale[0], w * self.scale[1]), x.dtype)
+
+    def evaluate(self, x: Array) -> Array:  # type: ignore[override]
+        if self.mode is Resampling.NEAREST:
+            return x.repeat(self.scale[0], axis=2).repeat(self.scale[1], axis=3)
+        return _interpolate(_interpolate(x, 2, self.scale[0]), 3, self.scale[1])
+
+    def flops(self, operands: Sequence[TensorType], results: Sequence[TensorType]) -> int:
+        return 0 if self.mode is Resampling.NEAREST else 6 * results[0].elements
+
+
+def _interpolate(x: Array, axis: int, scale: int) -> Array:
+    size = x.shape[axis]
+    # The position (o + 0.5) / scale - 0.5 in units of 1 / (2 * scale), kept in whole numbers.
+    place = np.clip(2 * np.arange(size * scale) + 1 - scale, 0, max(2 * scale * (size - 1), 0))
+    low, part = np.divmod(place, 2 * scale)
+    high = np.minimum(low + 1, max(size - 1, 0))
+    along = (None,) * axis + (slice(None),) + (None,) * (x.ndim - axis - 1)
+    weight = (part.astype(x.dtype) / x.dtype.type(2 * scale))[along]
+    with np.errstate(invalid="ignore"):
+        return np.asarray(x.take(low, axis) * (1 - weight) + x.take(high, axis) * weight)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reorder(Op):
+    """The same tensor in another layout; planned graphs only, the layout is in the result type."""
+
+    name: ClassVar[str] = "reorder"
+    operands: ClassVar[tuple[str, ...]] = ("x",)
+
+    def infer(self, x: TensorType) -> TensorType:  # type: ignore[override]
+        return TensorType(x.shape, x.dtype)
+
+    def evaluate(self, x: Array) -> Array:  # type: ignore[override]
+        return x

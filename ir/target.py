@@ -1,0 +1,49 @@
+"""Target: what the compiler knows of a machine. Only numbers; detection is `codegen.host`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """One CPU, as the planning passes and kernels see it.
+
+    Choices depend on these nominal numbers alone, never on a measurement of the moment, so the
+    same model on the same machine always compiles to the same code. `ghz` turns cycles into
+    predicted times for display.
+    """
+
+    name: str
+    triple: str
+    cpu: str
+    features: str = ""
+    vector_bytes: int = 64  # width of one vector register
+    registers: int = 32  # number of vector registers
+    fma_per_cycle: float = 2.0  # full-width fused multiply-adds that one core starts per cycle
+    load_per_cycle: float = 2.0  # full-width loads per cycle from L1
+    l1_bytes: int = 32 * 1024
+    l2_bytes: int = 1024 * 1024  # per core
+    l3_bytes: int = 16 * 1024 * 1024
+    l2_bytes_per_cycle: float = 48.0
+    l3_bytes_per_cycle: float = 10.0
+    memory_bytes_per_cycle: float = 6.0
+    ghz: float = 3.0
+
+    @property
+    def lanes(self) -> int:
+        """float32 elements in one vector register."""
+        return self.vector_bytes // 4
+
+    @property
+    def flops_per_cycle(self) -> float:
+        """Peak float32 operations per cycle and core."""
+        return 2 * self.lanes * self.fma_per_cycle
+
+    def stream_bytes_per_cycle(self, working_set_bytes: float) -> float:
+        """Bandwidth for streaming over a working set of that size."""
+        if working_set_bytes <= self.l2_bytes:
+            return self.l2_bytes_per_cycle
+        if working_set_bytes <= self.l3_bytes:
+            return self.l3_bytes_per_cycle
+        return self.memory_bytes_per_cycle
