@@ -98,7 +98,7 @@ class Unary(Elementwise):
     operands: ClassVar[tuple[str, ...]] = ("x",)
 
     @abstractmethod
-    def evaluate(self, x: Array) -> Array: ...  # type: ignore[override]
+    def evaluate(self, x: Array) -> Array: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,7 +108,7 @@ class Binary(Elementwise):
     operands: ClassVar[tuple[str, ...]] = ("a", "b")
 
     @abstractmethod
-    def evaluate(self, a: Array, b: Array) -> Array: ...  # type: ignore[override]
+    def evaluate(self, a: Array, b: Array) -> Array: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,8 @@ from typing import ClassVar
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from cnnc.ir.op import Array, Dim, Fusable, TensorType
-from cnnc.ir.types import known
+from cnnc.ir.op import Array, Fusable
+from cnnc.ir.types import Dim, TensorType, known
 
 
 def window_output(size: Dim, before: int, after: int, kernel: int, stride: int) -> Dim:

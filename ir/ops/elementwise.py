@@ -7,7 +7,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from cnnc.ir.op import Array, Binary, Fusable, TensorType, Unary
+from cnnc.ir.op import Array, Binary, Fusable, Unary
+from cnnc.ir.types import TensorType
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,7 +18,7 @@ class Relu(Unary):
     name: ClassVar[str] = "relu"
 
     def evaluate(self, x: Array) -> Array:
-        return np.maximum(x, x.dtype.type(0))
+        return np.asarray(np.maximum(x, x.dtype.type(0)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +28,7 @@ class Relu6(Unary):
     name: ClassVar[str] = "relu6"
 
     def evaluate(self, x: Array) -> Array:
-        return np.minimum(np.maximum(x, x.dtype.type(0)), x.dtype.type(6))
+        return np.asarray(np.clip(x, x.dtype.type(0), x.dtype.type(6)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +51,7 @@ class Sigmoid(Unary):
     def evaluate(self, x: Array) -> Array:
         # exp of a non-positive number never overflows.
         small = np.exp(-np.abs(x))
-        return np.where(x >= 0, 1, small) / (1 + small)
+        return np.asarray(np.where(x >= 0, 1, small) / (1 + small), x.dtype)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +83,7 @@ class HardSigmoid(Unary):
 
     def evaluate(self, x: Array) -> Array:
         t = x.dtype.type
-        return np.minimum(np.maximum(x * t(1 / 6) + t(0.5), t(0)), t(1))
+        return np.asarray(np.clip(x * t(1 / 6) + t(0.5), t(0), t(1)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,8 +151,8 @@ class Pointwise(Fusable):
     name: ClassVar[str] = "pointwise"
     operands: ClassVar[tuple[str, ...]] = ("x",)
 
-    def infer_anchor(self, x: TensorType) -> TensorType:  # type: ignore[override]
+    def infer_anchor(self, x: TensorType) -> TensorType:
         return TensorType(x.shape, x.dtype)
 
-    def evaluate_anchor(self, x: Array) -> Array:  # type: ignore[override]
+    def evaluate_anchor(self, x: Array) -> Array:
         return x

@@ -8,7 +8,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from cnnc.ir.op import Array, Op, TensorType
+from cnnc.ir.op import Array, Op
+from cnnc.ir.types import TensorType
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,12 +76,12 @@ class Softmax(Op):
     operands: ClassVar[tuple[str, ...]] = ("x",)
     axis: int = -1
 
-    def infer(self, x: TensorType) -> TensorType:  # type: ignore[override]
+    def infer(self, x: TensorType) -> TensorType:
         if not -x.rank <= self.axis < x.rank:
             raise self.fail(f"axis {self.axis} is not one of x's {x.rank}")
         return TensorType(x.shape, x.dtype)
 
-    def evaluate(self, x: Array) -> Array:  # type: ignore[override]
+    def evaluate(self, x: Array) -> Array:
         if x.size == 0:
             return x.copy()
         with np.errstate(invalid="ignore"):

@@ -9,9 +9,9 @@ from typing import ClassVar
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from cnnc.ir.op import Array, Dim, Fusable, Op, TensorType
+from cnnc.ir.op import Array, Fusable, Op
 from cnnc.ir.ops.conv import window_output
-from cnnc.ir.types import known
+from cnnc.ir.types import Dim, TensorType, known
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +47,7 @@ class Pool2d(Op):
             self.dilation[1] * (self.window[1] - 1) + 1,
         )
 
-    def infer(self, x: TensorType) -> TensorType:  # type: ignore[override]
+    def infer(self, x: TensorType) -> TensorType:
         self.check_rank("x", x, 4)
         if min(self.window) < 1 or min(self.stride) < 1 or min(self.dilation) < 1:
             raise self.fail(
@@ -103,7 +103,7 @@ class MaxPool2d(Pool2d):
 
     name: ClassVar[str] = "max_pool2d"
 
-    def evaluate(self, x: Array) -> Array:  # type: ignore[override]
+    def evaluate(self, x: Array) -> Array:
         return np.asarray(self.windows(x, -np.inf).max(axis=(4, 5)))
 
 
@@ -131,7 +131,7 @@ class AvgPool2d(Pool2d):
         taps = [k * self.dilation[axis] for k in range(self.window[axis])]
         return [sum(low <= start + tap < high for tap in taps) for start in starts]
 
-    def evaluate(self, x: Array) -> Array:  # type: ignore[override]
+    def evaluate(self, x: Array) -> Array:
         rows, columns = self.counts(TensorType(x.shape))
         divisor = np.outer(rows, columns).astype(x.dtype)
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -153,13 +153,13 @@ class GlobalAvgPool(Fusable):
     operands: ClassVar[tuple[str, ...]] = ("x",)
     keep: bool = False
 
-    def infer_anchor(self, x: TensorType) -> TensorType:  # type: ignore[override]
+    def infer_anchor(self, x: TensorType) -> TensorType:
         self.check_rank("x", x, 4)
         if 0 in x.shape[2:]:
             raise self.fail(f"a mean over an empty map has no value: {x}")
         return TensorType(x.shape[:2] + ((1, 1) if self.keep else ()), x.dtype)
 
-    def evaluate_anchor(self, x: Array) -> Array:  # type: ignore[override]
+    def evaluate_anchor(self, x: Array) -> Array:
         return np.asarray(x.mean(axis=(2, 3), keepdims=self.keep, dtype=np.float64).astype(x.dtype))
 
     def anchor_flops(self, operands: Sequence[TensorType], result: TensorType) -> int:

@@ -9,7 +9,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from cnnc.ir.op import Array, Dim, Op, TensorType, product
+from cnnc.ir.op import Array, Op, product
+from cnnc.ir.types import Dim, TensorType
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,12 +60,12 @@ class Flatten(Op):
     name: ClassVar[str] = "flatten"
     operands: ClassVar[tuple[str, ...]] = ("x",)
 
-    def infer(self, x: TensorType) -> TensorType:  # type: ignore[override]
+    def infer(self, x: TensorType) -> TensorType:
         if x.rank < 1:
             raise self.fail(f"x must have at least rank 1, got {x}")
         return TensorType((x.shape[0], product(x.shape[1:])), x.dtype)
 
-    def evaluate(self, x: Array) -> Array:  # type: ignore[override]
+    def evaluate(self, x: Array) -> Array:
         return x.reshape(self.infer(TensorType(x.shape)).dims)
 
 
@@ -84,7 +85,7 @@ class Reshape(Op):
     operands: ClassVar[tuple[str, ...]] = ("x",)
     shape: tuple[int, ...]
 
-    def infer(self, x: TensorType) -> TensorType:  # type: ignore[override]
+    def infer(self, x: TensorType) -> TensorType:
         if self.shape.count(-1) > 1 or any(d < -1 for d in self.shape):
             raise self.fail(f"shape may hold one -1 and else sizes >= 0, got {self.shape}")
         dims: list[Dim] = []
@@ -108,7 +109,7 @@ class Reshape(Op):
             raise self.fail(f"{x} has {total} elements where {self.shape} wants {fixed}")
         return TensorType(tuple(dims), x.dtype)
 
-    def evaluate(self, x: Array) -> Array:  # type: ignore[override]
+    def evaluate(self, x: Array) -> Array:
         return x.reshape(self.infer(TensorType(x.shape)).dims)
 
     def mixes_batch(self, operands: Sequence[TensorType]) -> bool:
@@ -127,12 +128,12 @@ class Dropout(Op):
     operands: ClassVar[tuple[str, ...]] = ("x",)
     rate: float = 0.5
 
-    def infer(self, x: TensorType) -> TensorType:  # type: ignore[override]
+    def infer(self, x: TensorType) -> TensorType:
         if not 0 <= self.rate <= 1:
             raise self.fail(f"rate must lie in 0..1, got {self.rate}")
         return TensorType(x.shape, x.dtype)
 
-    def evaluate(self, x: Array) -> Array:  # type: ignore[override]
+    def evaluate(self, x: Array) -> Array:
         return x
 
 
@@ -155,7 +156,7 @@ class Pad(Op):
     pad: tuple[int, int, int, int]
     value: float = 0.0
 
-    def infer(self, x: TensorType) -> TensorType:  # type: ignore[override]
+    def infer(self, x: TensorType) -> TensorType:
         self.check_rank("x", x, 4)
         if min(self.pad) < 0:
             raise self.fail(f"padding must be >= 0, got {self.pad}")
@@ -163,7 +164,7 @@ class Pad(Op):
         n, c, h, w = x.shape
         return TensorType((n, c, h + (top + bottom), w + (left + right)), x.dtype)
 
-    def evaluate(self, x: Array) -> Array:  # type: ignore[override]
+    def evaluate(self, x: Array) -> Array:
         top, left, bottom, right = self.pad
         border = ((0, 0), (0, 0), (top, bottom), (left, right))
         return np.pad(x, border, constant_values=x.dtype.type(self.value))
@@ -195,14 +196,14 @@ class Upsample(Op):
     scale: tuple[int, int]
     mode: Resampling = Resampling.NEAREST
 
-    def infer(self, x: TensorType) -> TensorType:  # type: ignore[override]
+    def infer(self, x: TensorType) -> TensorType:
         self.check_rank("x", x, 4)
         if min(self.scale) < 1:
             raise self.fail(f"scale must be >= 1, got {self.scale}")
         n, c, h, w = x.shape
         return TensorType((n, c, h * self.scale[0], w * self.scale[1]), x.dtype)
 
-    def evaluate(self, x: Array) -> Array:  # type: ignore[override]
+    def evaluate(self, x: Array) -> Array:
         if self.mode is Resampling.NEAREST:
             return x.repeat(self.scale[0], axis=2).repeat(self.scale[1], axis=3)
         return _interpolate(_interpolate(x, 2, self.scale[0]), 3, self.scale[1])
@@ -230,8 +231,8 @@ class Reorder(Op):
     name: ClassVar[str] = "reorder"
     operands: ClassVar[tuple[str, ...]] = ("x",)
 
-    def infer(self, x: TensorType) -> TensorType:  # type: ignore[override]
+    def infer(self, x: TensorType) -> TensorType:
         return TensorType(x.shape, x.dtype)
 
-    def evaluate(self, x: Array) -> Array:  # type: ignore[override]
+    def evaluate(self, x: Array) -> Array:
         return x
