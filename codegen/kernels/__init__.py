@@ -1,0 +1,8 @@
+"""The table of kernels. Adding an algorithm is one file and one line here."""
+
+from cnnc.codegen.kernels.conv_direct import DirectConv
+from cnnc.ir.kernel import Kernel
+
+KERNELS: dict[str, type[Kernel]] = {kernel.name: kernel for kernel in (DirectConv,)}
+
+__all__ = ["KERNELS"]

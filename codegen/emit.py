@@ -1,0 +1,520 @@
+"""Loop program -> LLVM text. The only emitter; it knows no op.
+
+Registers become SSA values directly (phis at loop heads), so no LLVM pass pipeline is needed to
+get them out of memory, and what the kernel says is what the machine runs: LLVM neither vectorises
+nor unrolls here. Index arithmetic is split by the loop depth of its variables and each part is
+placed in the outermost loop that knows it, which is loop-invariant code motion by construction.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import product
+
+from cnnc.ir.loops import (
+    Apply,
+    Assign,
+    Atom,
+    Call,
+    Constant,
+    FromIndex,
+    Index,
+    Kind,
+    Let,
+    Load,
+    Loop,
+    Program,
+    Read,
+    Reduce,
+    Splat,
+    Statement,
+    Store,
+    Tile,
+    Value,
+    Var,
+    When,
+)
+
+Register = tuple[str, tuple[int, ...]]
+Place = tuple[str, int]  # an SSA name and the depth of the scope it was computed in
+
+
+@dataclass
+class _Scope:
+    """A straight-line stretch: the function, a loop body or a condition's body."""
+
+    block: str  # label of the basic block being written
+    lines: list[str] = field(default_factory=list)
+    known: dict[object, str] = field(default_factory=dict)  # computed here: key -> SSA name
+
+
+def emit_function(program: Program, symbol: str) -> tuple[str, set[str]]:
+    """LLVM text of `void @symbol(ptr buffers..., i64 tid, i64 threads)` and what it declares."""
+    emitter = _Emitter(program, symbol)
+    return emitter.function(), emitter.declared
+
+
+def vector_type(lanes: int) -> str:
+    """The LLVM type of a value."""
+    return "float" if lanes == 1 else f"<{lanes} x float>"
+
+
+def float_text(number: float) -> str:
+    """A float32 constant as LLVM reads it exactly."""
+    try:
+        rounded = struct.unpack("f", struct.pack("f", number))[0]
+    except OverflowError:
+        rounded = float("inf") if number > 0 else float("-inf")
+    return f"0x{struct.unpack('<Q', struct.pack('<d', rounded))[0]:016X}"
+
+
+class _Emitter:
+    def __init__(self, program: Program, symbol: str) -> None:
+        self.program = program
+        self.symbol = symbol
+        self.count = 0
+        self.scopes: list[_Scope] = [_Scope("entry")]
+        self.variables: dict[str, int | Place] = {}
+        self.tiles: dict[str, Tile] = {}
+        self.registers: dict[Register, str] = {}
+        self.declared: set[str] = set()
+
+    def function(self) -> str:
+        parameters = [f"ptr %{name}" for name in self.program.buffers]
+        parameters += ["i64 %tid", "i64 %threads"]
+        self.body(self.program.body)
+        lines = [f"define void @{self.symbol}({', '.join(parameters)}) #0 {{", "entry:"]
+        lines += self.scopes[0].lines
+        return "\n".join([*lines, "  ret void", "}", ""])
+
+    # -- plumbing ----------------------------------------------------------------------------
+
+    def name(self, hint: str = "v") -> str:
+        self.count += 1
+        return f"%{hint}.{self.count}"
+
+    @property
+    def scope(self) -> _Scope:
+        return self.scopes[-1]
+
+    def line(self, text: str) -> None:
+        self.scope.lines.append("  " + text)
+
+    def value_line(self, text: str) -> str:
+        name = self.name()
+        self.scope.lines.append(f"  {name} = {text}")
+        return name
+
+    def intrinsic(self, name: str, type: str, *args: tuple[str, str]) -> str:
+        """The text of a call; `args` are (type, operand)."""
+        self.declared.add(f"declare {type} @llvm.{name}({', '.join(t for t, _ in args)})")
+        return f"call {type} @llvm.{name}({', '.join(f'{t} {a}' for t, a in args)})"
+
+    def label(self, hint: str) -> str:
+        self.count += 1
+        return f"{hint}.{self.count}"
+
+    def start_block(self, label: str) -> None:
+        self.scope.lines.append(f"{label}:")
+        self.scope.block = label
+
+    def placed(self, depth: int, key: object, text: str) -> Place:
+        """`text` computed once in the scope at `depth`, under `key`."""
+        scope = self.scopes[depth]
+        if key not in scope.known:
+            name = self.name("i")
+            scope.lines.append(f"  {name} = {text}")
+            scope.known[key] = name
+        return scope.known[key], depth
+
+    # -- indices -----------------------------------------------------------------------------
+
+    def resolve(self, index: Index) -> tuple[int, list[tuple[Place, int]]]:
+        """(constant, [(SSA place, coefficient)]) with unrolled variables put in."""
+        constant = index.constant
+        places: dict[Place, int] = {}
+        for atom, coefficient in index.terms:
+            known = self.atom(atom)
+            if isinstance(known, int):
+                constant += known * coefficient
+            else:
+                places[known] = places.get(known, 0) + coefficient
+        return constant, [(p, c) for p, c in places.items() if c]
+
+    def atom(self, atom: Atom) -> int | Place:
+        if isinstance(atom, Var):
+            return self.variables[atom.name]
+        assert isinstance(atom, Call)
+        left, right = (self.whole(a) for a in atom.args)
+        if isinstance(left, int) and isinstance(right, int):
+            return _fold(atom.function, left, right)
+        depth = max(p[1] for p in (left, right) if not isinstance(p, int))
+        a, b = (str(p) if isinstance(p, int) else p[0] for p in (left, right))
+        return self.call(atom.function, a, b, depth)
+
+    def call(self, function: str, a: str, b: str, depth: int) -> Place:
+        key = (function, a, b)
+        if function in ("min", "max"):
+            text = self.intrinsic(f"s{function}.i64", "i64", ("i64", a), ("i64", b))
+            return self.placed(depth, key, text)
+        # Both operands of a quotient are loop variables and sizes, which are not negative, except
+        # where a kernel says otherwise by an explicit `max(..., 0)`.
+        operation = "udiv" if function == "floordiv" else "urem"
+        return self.placed(depth, key, f"{operation} i64 {a}, {b}")
+
+    def linear(self, places: list[tuple[Place, int]]) -> Place:
+        """The sum of coefficient * place, its parts as far out as they can stand."""
+        total: str | None = None
+        terms: tuple[tuple[str, int], ...] = ()
+        depth = 0
+        for (name, depth), coefficient in sorted(places, key=lambda t: (t[0][1], t[0][0])):
+            part = name
+            if coefficient != 1:
+                key = ("mul", name, coefficient)
+                part, _ = self.placed(depth, key, f"mul nsw i64 {name}, {coefficient}")
+            terms = (*terms, (name, coefficient))
+            if total is None:
+                total = part
+            else:
+                total, _ = self.placed(depth, ("sum", terms), f"add nsw i64 {total}, {part}")
+        assert total is not None
+        return total, depth
+
+    def whole(self, index: Index) -> int | Place:
+        """The index as a number or one SSA value."""
+        constant, places = self.resolve(index)
+        if not places:
+            return constant
+        name, depth = self.linear(places)
+        if not constant:
+            return name, depth
+        return self.placed(depth, ("plus", name, constant), f"add nsw i64 {name}, {constant}")
+
+    def operand(self, index: Index) -> str:
+        """The index as an operand's text."""
+        whole = self.whole(index)
+        return str(whole) if isinstance(whole, int) else whole[0]
+
+    def address(self, buffer: str, offset: Index, extra: int = 0) -> str:
+        constant, places = self.resolve(offset)
+        pointer, depth = f"%{buffer}", 0
+        if places:
+            index, depth = self.linear(places)
+            text = f"getelementptr float, ptr {pointer}, i64 {index}"
+            pointer, _ = self.placed(depth, ("gep", buffer, index), text)
+        if constant + extra == 0:
+            return pointer
+        return self.value_line(f"getelementptr float, ptr {pointer}, i64 {constant + extra}")
+
+    # -- values ------------------------------------------------------------------------------
+
+    def value(self, value: Value) -> str:
+        match value:
+            case Constant():
+                return self.constant(value.number, value.lanes)
+            case Read():
+                return self.registers[self.register(value.tile, value.at)]
+            case Load():
+                return self.load(value)
+            case Splat():
+                return self.splat(self.value(value.scalar), value.lanes)
+            case FromIndex():
+                name = self.value_line(f"sitofp i64 {self.operand(value.index)} to float")
+                return name if value.lanes == 1 else self.splat(name, value.lanes)
+            case Apply():
+                return self.apply(value)
+            case Reduce():
+                return self.reduce(value)
+        raise AssertionError(f"unknown value {value}")
+
+    def register(self, tile: str, at: tuple[Index, ...]) -> Register:
+        places = tuple(self.whole(i) for i in at)
+        numbers = tuple(p for p in places if isinstance(p, int))
+        assert len(numbers) == len(places), f"{self.program.name}: {tile} is indexed by a variable"
+        return tile, numbers
+
+    @staticmethod
+    def constant(number: float, lanes: int) -> str:
+        text = float_text(number)
+        return text if lanes == 1 else "splat (float " + text + ")"
+
+    def splat(self, scalar: str, lanes: int) -> str:
+        if scalar.startswith("0x"):
+            return f"splat (float {scalar})"
+        vector = vector_type(lanes)
+        first = self.value_line(f"insertelement {vector} poison, float {scalar}, i64 0")
+        mask = f"<{lanes} x i32> zeroinitializer"
+        return self.value_line(f"shufflevector {vector} {first}, {vector} poison, {mask}")
+
+    def load(self, load: Load) -> str:
+        count = load.count or load.lanes
+        vector = vector_type(load.lanes)
+        if load.lanes == 1 or (load.stride == 1 and count == load.lanes):
+            address = self.address(load.buffer, load.offset)
+            return self.value_line(f"load {vector}, ptr {address}, align 4")
+        if load.stride == 1:
+            address = self.address(load.buffer, load.offset)
+            mask = (f"<{load.lanes} x i1>", _mask(count, load.lanes))
+            name = f"masked.load.v{load.lanes}f32.p0"
+            pointer, other = ("ptr", address), (vector, "zeroinitializer")
+            return self.value_line(self.intrinsic(name, vector, pointer, mask, other))
+        result = "zeroinitializer"
+        for lane in range(count):
+            address = self.address(load.buffer, load.offset, lane * load.stride)
+            element = self.value_line(f"load float, ptr {address}, align 4")
+            result = self.value_line(
+                f"insertelement {vector} {result}, float {element}, i64 {lane}"
+            )
+        return result
+
+    def apply(self, apply: Apply) -> str:
+        type = vector_type(apply.lanes)
+        args = [self.value(a) for a in apply.args]
+        typed = [(type, a) for a in args]
+        suffix = "f32" if apply.lanes == 1 else f"v{apply.lanes}f32"
+        match apply.function:
+            case "add" | "sub" | "mul" | "div":
+                return self.value_line(f"f{apply.function} {type} {args[0]}, {args[1]}")
+            case "neg":
+                return self.value_line(f"fneg {type} {args[0]}")
+            case "fma":
+                return self.value_line(self.intrinsic(f"fmuladd.{suffix}", type, *typed))
+            case "abs" | "sqrt" | "maximum":
+                name = "fabs" if apply.function == "abs" else apply.function
+                return self.value_line(self.intrinsic(f"{name}.{suffix}", type, *typed))
+            case "max" | "min" | "less":
+                a, b = args[:2]
+                if_true, if_false = args[2:] if apply.function == "less" else (a, b)
+                order = "ogt" if apply.function == "max" else "olt"
+                condition = self.value_line(f"fcmp {order} {type} {a}, {b}")
+                bits = "i1" if apply.lanes == 1 else f"<{apply.lanes} x i1>"
+                return self.value_line(
+                    f"select {bits} {condition}, {type} {if_true}, {type} {if_false}"
+                )
+            case "pow2":
+                return self.pow2(args[0], apply.lanes)
+        raise AssertionError(f"unknown function {apply.function}")
+
+    def pow2(self, power: str, lanes: int) -> str:
+        type = vector_type(lanes)
+        bits = "i32" if lanes == 1 else f"<{lanes} x i32>"
+        bias, shift = ("127", "23") if lanes == 1 else ("splat (i32 127)", "splat (i32 23)")
+        # A NaN or huge power has no meaning here; saturation only keeps the conversion defined.
+        name = f"fptosi.sat.{'i32.f32' if lanes == 1 else f'v{lanes}i32.v{lanes}f32'}"
+        whole = self.value_line(self.intrinsic(name, bits, (type, power)))
+        biased = self.value_line(f"add {bits} {whole}, {bias}")
+        raised = self.value_line(f"shl {bits} {biased}, {shift}")
+        return self.value_line(f"bitcast {bits} {raised} to {type}")
+
+    def reduce(self, reduce: Reduce) -> str:
+        """Combines halves until one lane is left: the same order for every vector width."""
+        lanes = reduce.vector.lanes
+        current = self.value(reduce.vector)
+        while lanes > 1:
+            half = lanes // 2
+            whole, part = vector_type(lanes), vector_type(half)
+            if half == 1:
+                low = self.value_line(f"extractelement {whole} {current}, i64 0")
+                high = self.value_line(f"extractelement {whole} {current}, i64 1")
+            else:
+                picks = [", ".join(f"i32 {i}" for i in range(s, s + half)) for s in (0, half)]
+                low, high = (
+                    self.value_line(
+                        f"shufflevector {whole} {current}, {whole} poison, <{half} x i32> <{p}>"
+                    )
+                    for p in picks
+                )
+            suffix = "f32" if half == 1 else f"v{half}f32"
+            if reduce.function == "add":
+                current = self.value_line(f"fadd {part} {low}, {high}")
+            else:
+                text = self.intrinsic(f"maximum.{suffix}", part, (part, low), (part, high))
+                current = self.value_line(text)
+            lanes = half
+        return current
+
+    # -- statements --------------------------------------------------------------------------
+
+    def body(self, body: Sequence[Statement]) -> None:
+        for statement in body:
+            match statement:
+                case Let():
+                    self.variables[statement.variable] = self.whole(statement.index)
+                case Tile():
+                    self.tiles[statement.name] = statement
+                    for at in _places(statement):
+                        self.registers[statement.name, at] = _zero(statement.lanes)
+                case Assign():
+                    value = self.value(statement.value)
+                    self.registers[self.register(statement.tile, statement.at)] = value
+                case Store():
+                    self.store(statement)
+                case When():
+                    self.when(statement)
+                case Loop(kind=Kind.UNROLL):
+                    self.unrolled(statement)
+                case Loop():
+                    self.loop(statement)
+
+    def store(self, store: Store) -> None:
+        value = self.value(store.value)
+        lanes = store.value.lanes
+        count = store.count or lanes
+        type = vector_type(lanes)
+        if lanes == 1 or (store.stride == 1 and count == lanes):
+            address = self.address(store.buffer, store.offset)
+            self.line(f"store {type} {value}, ptr {address}, align 4")
+        elif store.stride == 1:
+            address = self.address(store.buffer, store.offset)
+            mask = (f"<{lanes} x i1>", _mask(count, lanes))
+            name = f"masked.store.v{lanes}f32.p0"
+            self.line(self.intrinsic(name, "void", (type, value), ("ptr", address), mask))
+        else:
+            for lane in range(count):
+                element = self.value_line(f"extractelement {type} {value}, i64 {lane}")
+                address = self.address(store.buffer, store.offset, lane * store.stride)
+                self.line(f"store float {element}, ptr {address}, align 4")
+
+    def unrolled(self, loop: Loop) -> None:
+        start, stop = self.whole(loop.start), self.whole(loop.stop)
+        assert isinstance(start, int) and isinstance(stop, int), f"{loop.variable} is not unrolled"
+        for i in range(start, stop):
+            self.variables[loop.variable] = i
+            self.body(loop.body)
+
+    def bounds(self, loop: Loop) -> tuple[str, str, bool]:
+        """(first, end, whether the loop surely runs) of this thread's share."""
+        start, stop = self.whole(loop.start), self.whole(loop.stop)
+        if loop.kind is Kind.SERIAL:
+            runs = isinstance(start, int) and isinstance(stop, int) and start < stop
+            first, end = (str(p) if isinstance(p, int) else p[0] for p in (start, stop))
+            return first, end, runs
+        assert isinstance(start, int) and isinstance(stop, int), "parallel bounds are numbers"
+        shares = []
+        for text in ("%tid", self.value_line("add nuw nsw i64 %tid, 1")):
+            scaled = self.value_line(f"mul nuw nsw i64 {text}, {stop - start}")
+            share = self.value_line(f"udiv i64 {scaled}, %threads")
+            shares.append(self.value_line(f"add nuw nsw i64 {share}, {start}"))
+        return shares[0], shares[1], False
+
+    def loop(self, loop: Loop) -> None:
+        first, end, runs = self.bounds(loop)
+        if first == end:
+            return
+        carried = [
+            (name, at) for name in self.assigned(loop.body) for at in _places(self.tiles[name])
+        ]
+        before = {r: self.registers[r] for r in carried}
+        head, done = self.label("loop"), self.label("done")
+        variable = self.name(loop.variable)
+        self.scopes.append(_Scope(head))
+        self.variables[loop.variable] = (variable, len(self.scopes) - 1)
+        phis = {r: self.name(r[0]) for r in carried}
+        self.registers.update(phis)
+        self.body(loop.body)
+        after = {r: self.registers[r] for r in carried}
+        inner = self.scopes.pop()
+
+        outer = self.scope
+        entry = outer.block
+        if runs:
+            self.line(f"br label %{head}")
+        else:
+            self.line(f"{variable}.some = icmp slt i64 {first}, {end}")
+            self.line(f"br i1 {variable}.some, label %{head}, label %{done}")
+        outer.lines.append(f"{head}:")
+        latch = inner.block
+        self.line(f"{variable} = phi i64 [ {first}, %{entry} ], [ {variable}.next, %{latch} ]")
+        for r in carried:
+            type = vector_type(self.tiles[r[0]].lanes)
+            self.line(f"{phis[r]} = phi {type} [ {before[r]}, %{entry} ], [ {after[r]}, %{latch} ]")
+        outer.lines += inner.lines
+        self.line(f"{variable}.next = add nuw nsw i64 {variable}, 1")
+        self.line(f"{variable}.more = icmp slt i64 {variable}.next, {end}")
+        self.line(f"br i1 {variable}.more, label %{head}, label %{done}")
+        self.start_block(done)
+        self.join(carried, before, after, entry, latch, runs)
+
+    def join(
+        self,
+        carried: list[Register],
+        before: dict[Register, str],
+        after: dict[Register, str],
+        skipped_from: str,
+        ran_from: str,
+        runs: bool,
+    ) -> None:
+        """The registers' values after a loop or condition that may not have run."""
+        for r in carried:
+            if runs or before[r] == after[r]:
+                self.registers[r] = after[r]
+            else:
+                type = vector_type(self.tiles[r[0]].lanes)
+                self.registers[r] = self.value_line(
+                    f"phi {type} [ {before[r]}, %{skipped_from} ], [ {after[r]}, %{ran_from} ]"
+                )
+
+    def when(self, when: When) -> None:
+        index, low, high = (self.whole(i) for i in (when.index, when.low, when.high))
+        if isinstance(index, int) and isinstance(low, int) and isinstance(high, int):
+            if low <= index < high:
+                self.body(when.body)
+            return
+        a, b, c = (str(p) if isinstance(p, int) else p[0] for p in (index, low, high))
+        carried = [
+            (name, at) for name in self.assigned(when.body) for at in _places(self.tiles[name])
+        ]
+        before = {r: self.registers[r] for r in carried}
+        then, done = self.label("then"), self.label("done")
+        self.scopes.append(_Scope(then))
+        self.body(when.body)
+        after = {r: self.registers[r] for r in carried}
+        inner = self.scopes.pop()
+        above = self.value_line(f"icmp sge i64 {a}, {b}")
+        below = self.value_line(f"icmp slt i64 {a}, {c}")
+        inside = self.value_line(f"and i1 {above}, {below}")
+        entry = self.scope.block
+        self.line(f"br i1 {inside}, label %{then}, label %{done}")
+        self.scope.lines += [f"{then}:", *inner.lines]
+        self.line(f"br label %{done}")
+        self.start_block(done)
+        self.join(carried, before, after, entry, inner.block, runs=False)
+
+    def assigned(self, body: Sequence[Statement]) -> list[str]:
+        """The tiles declared outside `body` that it assigns to."""
+        found: dict[str, None] = {}
+        own: set[str] = set()
+        for statement in body:
+            match statement:
+                case Tile():
+                    own.add(statement.name)
+                case Assign():
+                    found[statement.tile] = None
+                case Loop() | When():
+                    found.update(dict.fromkeys(self.assigned(statement.body)))
+        return [name for name in found if name not in own]
+
+
+def _places(tile: Tile) -> list[tuple[int, ...]]:
+    return list(product(*(range(d) for d in tile.shape)))
+
+
+def _zero(lanes: int) -> str:
+    return "0.0" if lanes == 1 else "zeroinitializer"
+
+
+def _mask(count: int, lanes: int) -> str:
+    return "<" + ", ".join("i1 true" if i < count else "i1 false" for i in range(lanes)) + ">"
+
+
+def _fold(function: str, a: int, b: int) -> int:
+    match function:
+        case "floordiv":
+            return a // b
+        case "mod":
+            return a % b
+        case "min":
+            return min(a, b)
+    return max(a, b)

@@ -1,0 +1,224 @@
+"""What kernels share: addressing by layout, the epilogue, borders, vectorised rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from math import prod
+
+import numpy as np
+
+from cnnc.codegen.scalar import emit_scalar
+from cnnc.ir.kernel import Site
+from cnnc.ir.loops import Constant, Index, ProgramBuilder, Value
+from cnnc.ir.op import Array, Elementwise, Fusable, Step
+from cnnc.ir.types import Layout, TensorType
+
+Place = Index | int
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A buffer seen through its type: logical places -> offsets in elements."""
+
+    buffer: str
+    type: TensorType
+
+    @property
+    def block(self) -> int:
+        """Channels that lie side by side; 1 if the layout is not blocked."""
+        return self.type.layout.block
+
+    def at(self, *place: Place, lane: int = 0) -> Index:
+        """The offset of a place: one index for each dimension, the halo's being negative.
+
+        In a blocked layout the second index counts channel blocks.
+        """
+        return self._offset(place, lane, fixed=())
+
+    def broadcast_at(self, *place: Place) -> Index:
+        """The offset of what broadcasting reads at a place of a result of the same or higher rank:
+        leading indices, and those of dimensions of size 1, are ignored.
+        """
+        place = place[len(place) - self.type.rank :]
+        return self._offset(place, 0, tuple(d == 1 for d in self.type.dims))
+
+    def _offset(self, place: Sequence[Place], lane: int, fixed: Sequence[bool]) -> Index:
+        dims = self.type.physical
+        halo = self.type.layout.halo
+        offset: Place = lane
+        pitch = self.block
+        for axis in range(self.type.rank - 1, -1, -1):
+            if not (fixed and fixed[axis]):
+                offset = offset + place[axis] * pitch
+            if self.type.rank == 4 and axis >= 2:
+                offset = offset + halo[axis - 2] * pitch
+            pitch *= dims[axis]
+        return Index.of(offset)
+
+    def pitch(self, axis: int) -> int:
+        """The distance between neighbours along a dimension, in elements."""
+        dims = self.type.physical
+        return prod(dims[axis + 1 :])
+
+
+def views(p: ProgramBuilder, site: Site, *names: str) -> tuple[list[View], list[View], View]:
+    """Declares the program's buffers: (the op's own operands, the epilogue's extras, the result).
+
+    `names` are those of the own operands. Constant extras are packed (`pack_extra`) and viewed so.
+    """
+    own, extra = split(site)
+    inputs = [View(p.buffer(n), t) for n, t in zip(names, own, strict=False)]
+    extras = [View(p.buffer("extra"), t) for t in extra]
+    block = site.result.layout.block
+    constant = site.constant[len(own) :]
+    if block > 1:
+        extras = [
+            constant_view(v, block) if c else v for v, c in zip(extras, constant, strict=True)
+        ]
+    return inputs, extras, View(p.buffer("y"), site.result)
+
+
+def split(site: Site) -> tuple[tuple[TensorType, ...], tuple[TensorType, ...]]:
+    """(the op's own operand types, those of the epilogue's extra operands)."""
+    border = len(site.operands) - extras_of(site)
+    return site.operands[:border], site.operands[border:]
+
+
+def extra_blocks(site: Site, block: int) -> tuple[int, ...]:
+    """The layout block for each extra operand beside a result with this block."""
+    _, extras = split(site)
+    constant = site.constant[len(site.operands) - len(extras) :]
+    return tuple(1 if c else extra_block(t, block) for t, c in zip(extras, constant, strict=True))
+
+
+def extras_fit(site: Site, block: int) -> bool:
+    """Whether a blocked kernel can read the extra operands: constants, or tensors of rank 4."""
+    _, extras = split(site)
+    constant = site.constant[len(site.operands) - len(extras) :]
+    return block == 1 or all(c or t.rank == 4 for t, c in zip(extras, constant, strict=True))
+
+
+def extras_of(site: Site) -> int:
+    """How many of the site's operands belong to the epilogue."""
+    return sum(step.takes_operand for step in steps_of(site))
+
+
+def steps_of(site: Site) -> tuple[Step, ...]:
+    """The epilogue's steps; a lone elementwise op is its own only step."""
+    if isinstance(site.op, Fusable):
+        return site.op.epilogue
+    return (Step(site.op),) if isinstance(site.op, Elementwise) else ()
+
+
+def finish(
+    p: ProgramBuilder, site: Site, value: Value, extras: Sequence[View], *place: Place
+) -> Value:
+    """The epilogue applied to the value at `place` of the result.
+
+    The value is a vector along the result's innermost axis (the channels of a block, or the last
+    dimension), with as many lanes as it has.
+    """
+    rest = iter(extras)
+    for step in steps_of(site):
+        taken = None
+        if step.takes_operand:
+            view = next(rest)
+            stride = 1 if varies_inside(view, site.result) else 0
+            taken = p.load(view.buffer, view.broadcast_at(*place), value.lanes, stride)
+        value = emit_scalar(step.op, p, *step.arrange(value, taken))
+    return value
+
+
+def varies_inside(view: View, result: TensorType) -> bool:
+    """Whether the view has neighbours along the result's innermost axis (else it is broadcast)."""
+    if result.layout.block > 1:
+        return view.block > 1
+    return bool(view.type.rank) and view.type.dims[-1] != 1
+
+
+def extra_block(type: TensorType, block: int) -> int:
+    """The block that an extra operand needs beside a result with this block."""
+    channels = type.dims[-3] if type.rank >= 3 else 1
+    return block if channels != 1 else 1
+
+
+def blocked(array: Array, block: int) -> Array:
+    """[N, C, H, W] as [N, ceil(C / block), H, W, block], the lanes past C zero."""
+    n, c, h, w = array.shape
+    if block == 1:
+        return array
+    count = -(-c // block)
+    padded = np.zeros((n, count * block, h, w), array.dtype)
+    padded[:, :c] = array
+    return padded.reshape(n, count, block, h, w).transpose(0, 1, 3, 4, 2)
+
+
+def pack_extra(array: Array, block: int) -> Array:
+    """A constant extra operand as `extra_type` describes it."""
+    lifted = array.reshape((1,) * (4 - array.ndim) + array.shape) if array.ndim < 4 else array
+    return blocked(lifted, block if lifted.shape[1] != 1 else 1)
+
+
+def lift(type: TensorType) -> TensorType:
+    """The type with leading dimensions of 1 up to rank 4, as broadcasting reads it."""
+    return replace(type, shape=(1,) * (4 - type.rank) + type.shape) if type.rank < 4 else type
+
+
+def constant_view(view: View, block: int) -> View:
+    """How a packed constant extra operand is read beside a result with this block."""
+    type = lift(view.type)
+    channels = type.dims[1]
+    return View(view.buffer, replace(type, layout=Layout(block if channels != 1 else 1)))
+
+
+def zero_halo(p: ProgramBuilder, y: View) -> None:
+    """Writes the zeros around each map; nothing if the layout has no border."""
+    top, left, bottom, right = y.type.layout.halo
+    if not any(y.type.layout.halo):
+        return
+    n, c, h, w = y.type.dims
+    maps, rows, columns = n * -(-c // y.block), h + top + bottom, w + left + right
+    plane, row = rows * columns * y.block, columns * y.block
+    with p.parallel("map", 0, maps) as m:
+        start = m * plane
+        zero_run(p, y.buffer, start, top * row + left * y.block)
+        between = (left + right) * y.block
+        if between:
+            with p.loop("row", 0, h - 1) as r:
+                zero_run(p, y.buffer, start + (r + top) * row + (left + w) * y.block, between)
+        last = (top + h - 1) * row + (left + w) * y.block
+        zero_run(p, y.buffer, start + last, right * y.block + bottom * row)
+
+
+def zero_run(p: ProgramBuilder, buffer: str, offset: Index, count: int) -> None:
+    """Writes `count` zeros."""
+    lanes = 16
+    zero = Constant(lanes, 0.0)
+    whole = count // lanes
+    if whole:
+        with p.loop("z", 0, whole) as z:
+            p.store(buffer, offset + z * lanes, zero)
+    if count % lanes:
+        p.store(buffer, offset + whole * lanes, zero, count=count % lanes)
+
+
+def pieces(total: int, most: int) -> list[tuple[int, int, int]]:
+    """Covers 0..total with equal pieces of at most `most`: [(start, length, how many)].
+
+    One entry where the pieces divide evenly, else a second one for the shorter last piece.
+    """
+    count = -(-total // most)
+    length = -(-total // count)
+    whole, rest = divmod(total, length)
+    found = [(0, length, whole)]
+    return [*found, (whole * length, rest, 1)] if rest else found
+
+
+def channel_counts(channels: int, block: int) -> Iterator[tuple[int, int, int]]:
+    """(first block, how many blocks, channels in each): the full blocks, then the partial one."""
+    whole, rest = divmod(channels, block)
+    if whole:
+        yield 0, whole, block
+    if rest:
+        yield whole, 1, rest

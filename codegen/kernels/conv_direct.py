@@ -1,0 +1,324 @@
+"""Direct convolution into NCHW{c}: a register tile of channel blocks times pixels.
+
+Each tile holds B output-channel blocks of c lanes for rows x columns neighbouring pixels in
+registers while it runs over all input channels and kernel taps; every input element is broadcast
+to B fused multiply-adds, every weight vector is used for all pixels of the tile. Weights are packed
+so that a tile reads them as one stream. Borders come from the input's halo, so no tap is tested.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from cnnc.codegen.kernels.common import (
+    View,
+    channel_counts,
+    extra_blocks,
+    extras_fit,
+    finish,
+    pack_extra,
+    pieces,
+    split,
+    views,
+    zero_halo,
+)
+from cnnc.ir.kernel import NO_HALO, Halo, Kernel, Site
+from cnnc.ir.loops import Index, Program, ProgramBuilder, TileRef, Value, fma
+from cnnc.ir.op import Array
+from cnnc.ir.ops import Conv2d
+from cnnc.ir.types import DType
+
+ORDERS = ("weights", "pixels")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DirectConv(Kernel):
+    """Direct convolution on a register tile.
+
+    `order` is what the outer loop keeps in cache: `weights` visits all pixels for one group of
+    output channels, `pixels` visits all output channels for one tile of pixels. `source` is the
+    block of the input's layout: 1 reads a plain NCHW input, as a first layer has.
+    """
+
+    name: ClassVar[str] = "direct_conv"
+    tile: tuple[int, int, int]  # (output-channel blocks, rows, columns)
+    order: str = "weights"
+    source: int = 16
+
+    @classmethod
+    def candidates(cls, site: Site) -> Iterable[DirectConv]:
+        lanes = site.target.lanes
+        if not _fits(site, lanes):
+            return
+        channels, out = site.operands[0].dims[1], site.operands[1].dims[0]
+        op = site.op
+        assert isinstance(op, Conv2d)
+        blocks = -(-out // lanes) // op.groups
+        oh, ow = site.result.dims[2:]
+        sources = [lanes] if op.groups > 1 or channels >= 2 * lanes else [1, lanes]
+        for source in sources:
+            for tile in _tiles(blocks, oh, ow, site.target.registers):
+                for order in ORDERS:
+                    yield cls(tile=tile, order=order, source=source)
+
+    def blocks(self, site: Site) -> tuple[tuple[int, ...], int]:
+        own, _ = split(site)
+        lanes = site.target.lanes
+        return (self.source, *(1,) * (len(own) - 1), *extra_blocks(site, lanes)), lanes
+
+    def halo(self, site: Site, operand: int) -> Halo:
+        assert isinstance(site.op, Conv2d)
+        return _halo(site) if operand == 0 else NO_HALO
+
+    def in_place(self, site: Site) -> tuple[int, ...]:
+        # Every element of a residual is read just before the result's is written in its place.
+        own, extras = split(site)
+        shape = site.result.shape
+        return tuple(len(own) + i for i, t in enumerate(extras) if t.shape == shape)
+
+    # -- cost --------------------------------------------------------------------------------
+
+    def cycles(self, site: Site) -> float:
+        shape = _Shape.of(site)
+        target = site.target
+        b, rows, columns = self.tile
+        taps = shape.kh * shape.kw
+        steps = shape.channels * taps  # multiply-add steps of one tile
+        groups = shape.groups * -(-shape.out_blocks // b)
+        panel = steps * b * target.vector_bytes
+        total = 0.0
+        tiles = 0
+        for _, h, hs in pieces(shape.oh, rows):
+            for _, w, ws in pieces(shape.ow, columns):
+                pixels = h * w
+                work = b * pixels / target.fma_per_cycle
+                latency = 4.0  # a register is used again no sooner than this
+                loads = (b + pixels) / target.load_per_cycle
+                stream = b * target.vector_bytes / target.l2_bytes_per_cycle
+                step = max(work, latency, loads, stream)
+                total += hs * ws * (steps * step + 3 * b * pixels + 30)
+                tiles += hs * ws
+        total *= groups * shape.n
+        weights = panel * groups
+        source = shape.channels * shape.groups * shape.h * shape.w * 4 * shape.n
+        if self.order == "weights":
+            moved = weights + source * (groups if source > target.l2_bytes // 2 else 1)
+            moved += weights * (tiles - 1) if panel > target.l2_bytes * 3 // 4 else 0
+        else:
+            moved = source + weights * (tiles if weights > target.l2_bytes * 3 // 4 else 1)
+        moved += site.result.elements * 4
+        # Prefetching hides half of the time that data takes from beyond L2.
+        return total + 0.5 * moved / target.stream_bytes_per_cycle(target.l2_bytes + 1)
+
+    # -- weights -----------------------------------------------------------------------------
+
+    def pack(self, site: Site, operand: int, array: Array) -> Array:
+        lanes = site.target.lanes
+        own, _ = split(site)
+        if operand == 1:
+            return self.pack_weight(site, array)
+        if operand < len(own):
+            blocks = -(-array.size // lanes)
+            return np.pad(array, (0, blocks * lanes - array.size))
+        return pack_extra(array, lanes)
+
+    def pack_weight(self, site: Site, weight: Array) -> Array:
+        """[group of blocks][channel block][kh][kw][channel][block][lane], edges exact."""
+        lanes, b = site.target.lanes, self.tile[0]
+        shape = _Shape.of(site)
+        out, per_group, kh, kw = weight.shape
+        padded = np.zeros((-(-out // lanes) * lanes, per_group, kh, kw), weight.dtype)
+        padded[:out] = weight
+        panels = padded.reshape(-1, b, lanes, per_group, kh, kw)
+        parts = []
+        for first, count, width in channel_counts(shape.channels, self.source):
+            start = first * self.source
+            part = panels[:, :, :, start : start + count * width]
+            part = part.reshape(len(panels), b, lanes, count, width, kh, kw)
+            parts.append(part.transpose(0, 3, 5, 6, 4, 1, 2).reshape(len(panels), -1))
+        return np.concatenate(parts, axis=1)
+
+    # -- program -----------------------------------------------------------------------------
+
+    def program(self, site: Site) -> Program:
+        p = ProgramBuilder(self.name)
+        inputs, extras, y = views(p, site, "x", "weight", "bias")
+        return _Writer(self, site, p, inputs, extras, y).write()
+
+
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    """The numbers of a convolution, per group where that matters."""
+
+    n: int
+    h: int
+    w: int
+    channels: int  # input channels in a group
+    out_blocks: int  # output-channel blocks in a group
+    groups: int
+    kh: int
+    kw: int
+    oh: int
+    ow: int
+
+    @staticmethod
+    def of(site: Site) -> _Shape:
+        assert isinstance(site.op, Conv2d)
+        n, _, h, w = site.operands[0].dims
+        out, channels, kh, kw = site.operands[1].dims
+        groups = site.op.groups
+        out_blocks = -(-out // site.target.lanes) // groups
+        return _Shape(n, h, w, channels, out_blocks, groups, kh, kw, *site.result.dims[2:])
+
+
+def _fits(site: Site, lanes: int) -> bool:
+    op = site.op
+    if not isinstance(op, Conv2d) or site.result.dtype is not DType.F32:
+        return False
+    if not site.constant[1] or not all(site.constant[2 : len(split(site)[0])]):
+        return False
+    if 0 in site.result.shape or 0 in site.operands[0].shape or not extras_fit(site, lanes):
+        return False
+    out, per_group = site.operands[1].dims[:2]
+    return op.groups == 1 or (per_group % lanes == 0 and out // op.groups % lanes == 0)
+
+
+def _tiles(blocks: int, oh: int, ow: int, registers: int) -> Iterator[tuple[int, int, int]]:
+    """Register tiles that fill the registers without spilling, for each way to group blocks."""
+    for b in range(1, min(blocks, 6) + 1):
+        if blocks % b:
+            continue
+        # The accumulators, the smaller operand held, one of the other in flight.
+        most = max(p for p in range(1, registers) if b * p + min(b, p) + 1 <= registers)
+        columns = pieces(ow, most)[0][1]
+        yield b, 1, columns
+        rows = min(most // columns, oh)
+        if rows > 1:
+            yield b, pieces(oh, rows)[0][1], columns
+
+
+def _halo(site: Site) -> Halo:
+    """The input's border that the windows reach."""
+    op, shape = site.op, _Shape.of(site)
+    assert isinstance(op, Conv2d)
+    top, left = op.pad[:2]
+    bottom = (shape.oh - 1) * op.stride[0] + op.dilation[0] * (shape.kh - 1) - top - shape.h + 1
+    right = (shape.ow - 1) * op.stride[1] + op.dilation[1] * (shape.kw - 1) - left - shape.w + 1
+    return top, left, max(bottom, 0), max(right, 0)
+
+
+class _Writer:
+    """Writes the loop nest; holds what its parts share."""
+
+    def __init__(
+        self,
+        kernel: DirectConv,
+        site: Site,
+        p: ProgramBuilder,
+        inputs: list[View],
+        extras: list[View],
+        y: View,
+    ) -> None:
+        assert isinstance(site.op, Conv2d)
+        self.kernel, self.site, self.p, self.op = kernel, site, p, site.op
+        self.x, self.weight = inputs[0], inputs[1]
+        self.bias = inputs[2] if len(inputs) > 2 else None
+        self.extras, self.y = extras, y
+        self.shape = _Shape.of(site)
+        self.lanes = site.target.lanes
+        self.groups = self.shape.groups * self.shape.out_blocks // kernel.tile[0]
+        self.panel = (
+            self.shape.channels * self.shape.kh * self.shape.kw * kernel.tile[0] * self.lanes
+        )
+
+    def write(self) -> Program:
+        p, shape = self.p, self.shape
+        _, rows, columns = self.kernel.tile
+        down, across = pieces(shape.oh, rows), pieces(shape.ow, columns)
+        strips = sum(count for _, _, count in down)
+        with p.parallel("t", 0, shape.n * self.groups * strips) as t:
+            if self.kernel.order == "weights":
+                group, image = (
+                    p.let("group", t // strips % self.groups),
+                    t // (strips * self.groups),
+                )
+                strip = p.let("strip", t % strips)
+            else:
+                group, image = p.let("group", t % self.groups), t // (strips * self.groups)
+                strip = p.let("strip", t // self.groups % strips)
+            image = p.let("n", image) if shape.n > 1 else Index(0)
+            first = 0
+            for start, height, count in down:
+                # One strip of rows of this height; the last strip may be lower.
+                with p.when(strip, first, first + count):
+                    row = p.let("oh", (strip - first) * height + start)
+                    for left, width, times in across:
+                        with p.loop("j", 0, times) as j:
+                            self.tile(image, group, row, j * width + left, height, width)
+                first += count
+        zero_halo(p, self.y)
+        return p.finish()
+
+    def tile(
+        self, image: Index, group: Index, row: Index, column: Index, height: int, width: int
+    ) -> None:
+        p, b = self.p, self.kernel.tile[0]
+        acc = p.tile("acc", (b, height, width), self.lanes)
+        if self.bias is not None:
+            with p.unroll("b", b) as i:
+                start = (group * b + i) * self.lanes
+                value = p.bind("bias", p.load(self.bias.buffer, start, self.lanes))
+                with p.unroll("r", height) as r, p.unroll("q", width) as q:
+                    p.set(acc[i, r, q], value)
+        self.accumulate(acc, image, group, row, column, height, width)
+        with p.unroll("b", b) as i, p.unroll("r", height) as r, p.unroll("q", width) as q:
+            place = (image, group * b + i, row + r, column + q)
+            result = finish(p, self.site, acc[i, r, q], self.extras, *place)
+            p.store(self.y.buffer, self.y.at(*place), result)
+
+    def accumulate(
+        self,
+        acc: TileRef,
+        image: Index,
+        group: Index,
+        row: Index,
+        column: Index,
+        height: int,
+        width: int,
+    ) -> None:
+        """All input channels and taps into the tile."""
+        p, shape, op, source = self.p, self.shape, self.op, self.kernel.source
+        b = self.kernel.tile[0]
+        tap = b * self.lanes  # weights of one channel and tap
+        # Where the window of the tile's first pixel starts; the halo holds what lies outside.
+        top, left = row * op.stride[0] - op.pad[0], column * op.stride[1] - op.pad[1]
+        per_group = -(-shape.channels // source)
+        first_block = group // (self.groups // shape.groups) * per_group
+        packed: Index = group * self.panel
+        for first, count, channels in channel_counts(shape.channels, source):
+            with p.loop("c", 0, count) as c:
+                with p.loop("i", 0, shape.kh) as i, p.loop("j", 0, shape.kw) as j:
+                    at = ((c * shape.kh + i) * shape.kw + j) * (channels * tap)
+                    y, x = top + i * op.dilation[0], left + j * op.dilation[1]
+                    origin = self.x.at(image, first_block + first + c, y, x)
+                    with p.unroll("k", channels) as k:
+                        self.step(acc, origin + k, packed + at + k * tap, height, width)
+            packed = packed + count * shape.kh * shape.kw * channels * tap
+
+    def step(self, acc: TileRef, source: Index, packed: Index, height: int, width: int) -> None:
+        """One input channel and tap: B weight vectors times the tile's pixels."""
+        p, op, b = self.p, self.op, self.kernel.tile[0]
+        vectors: list[Value] = [
+            p.bind("w", p.load(self.weight.buffer, packed + i * self.lanes, self.lanes))
+            for i in range(b)
+        ]
+        down, across = op.stride[0] * self.x.pitch(2), op.stride[1] * self.x.pitch(3)
+        with p.unroll("r", height) as r, p.unroll("q", width) as q:
+            offset = source + r * down + q * across
+            pixel = p.bind("p", p.load(self.x.buffer, offset, self.lanes, stride=0))
+            for i in range(b):
+                p.set(acc[i, r, q], fma(vectors[i], pixel, acc[i, r, q]))
