@@ -2,9 +2,9 @@
 
     Conv2d(stride=(2, 2), epilogue=(Step(Relu()),))   <->   {stride=[2,2], epilogue=[relu]}
 
-Everything follows from the fields' type hints: bool, int, float, str, Enum, tuples, Optional, `Step`,
-ops, and other dataclasses. Fields that hold their default are omitted; what is left reads back
-exactly, floats included (`inf`, `nan` and `-0.0` too).
+Everything follows from the fields' type hints: bool, int, float, str, Enum, tuples, Optional,
+`Step`, ops, and other dataclasses. Fields that hold their default are omitted; what is left reads
+back exactly, floats included (`inf`, `nan` and `-0.0` too).
 """
 
 from __future__ import annotations
@@ -14,7 +14,16 @@ from dataclasses import MISSING, fields, is_dataclass
 from enum import Enum
 from functools import cache
 from types import NoneType, UnionType
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    NamedTuple,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from lark import Token, Tree
 
@@ -154,7 +163,8 @@ def read_value(hint: Any, tree: Syntax, source: Source) -> Any:
             return members[word]
         raise source.fail(f"`{word}` is no {hint.__name__}", tree, suggest(word, members))
     if isinstance(tree, Tree) and tree.data == "fields" and is_dataclass(hint):
-        return read_fields(hint, tree, tree, source)  # type: ignore[type-var]
+        cls: Any = hint
+        return read_fields(cls, tree, tree, source)
     return _read_scalar(hint, word if inner is None else None, tree, source)
 
 
@@ -192,7 +202,7 @@ def _read_tuple(hint: Any, tree: Syntax, source: Source) -> tuple[Any, ...]:
 
 
 def _read_op(
-    base: type[Op], word: str | None, inner: Tree[Token] | None, tree: Syntax, source: Source
+    base: Any, word: str | None, inner: Tree[Token] | None, tree: Syntax, source: Source
 ) -> Any:
     known = {name: op for name, op in OPS.items() if issubclass(op, base)}
     if word not in known:

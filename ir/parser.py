@@ -21,15 +21,16 @@ from cnnc.ir.kernel import Kernel
 from cnnc.ir.location import CnncError, Location, ParseError, ShapeError
 from cnnc.ir.op import Array
 from cnnc.ir.ops import OPS
-from cnnc.ir.printer import read_element
+from cnnc.ir.printer import arrays_path, read_element
 from cnnc.ir.syntax import Source, Syntax, suggest
 from cnnc.ir.types import Dim, DType, Layout, Sym, TensorType
 
 _DIM = re.compile(
     r"(?:(?P<scale>-?\d+)\*)?(?P<name>[A-Za-z_]\w*)(?:/(?P<by>\d+))?"
-    r"(?P<offset>[+-]\d+)?(?:%(?P<divisor>\d+))?"
+    r"(?P<offset>[+-]\d+)?(?:%(?P<divisor>\d+))?",
+    re.ASCII,
 )
-_LAYOUT = re.compile(r"\{(?:c(?P<block>\d+))? ?(?:halo=(?P<halo>\d+x\d+x\d+x\d+))?\}")
+_LAYOUT = re.compile(r"\{(?:c(?P<block>\d+))? ?(?:halo=(?P<halo>\d+x\d+x\d+x\d+))?\}", re.ASCII)
 _TYPE = re.compile(r"(?P<dtype>\w+)\[(?P<dims>[^\]]*)\](?P<layout>\{.*\})?")
 
 
@@ -56,12 +57,12 @@ def load_graph(path: str | Path, kernels: Mapping[str, type[Kernel]] | None = No
     """The graph that `cnnc.ir.printer.save_graph` wrote. Raises `ParseError`."""
     path = Path(path)
     arrays: dict[str, Array] = {}
-    beside = path.with_suffix(".npz")
+    beside = arrays_path(path)
     if beside.exists():
         with np.load(beside, allow_pickle=False) as archive:
-            names = [Token("STRING", text) for text in archive["names"].tolist()]
+            names = [Token("STRING", text) for text in archive["arr_0"].tolist()]
             source = Source("", str(beside))
-            arrays = {source.string(n): archive[f"array{i}"] for i, n in enumerate(names)}
+            arrays = {source.string(n): archive[f"arr_{i}"] for i, n in enumerate(names, 1)}
     return parse_graph(path.read_text(encoding="utf-8"), arrays, kernels, str(path))
 
 
@@ -118,7 +119,7 @@ class _Reader:
         parts = {part.data: part for part in tree.children if isinstance(part, Tree)}
         self.builder = Builder(self.source.name(_token(tree, 0)), self._level(parts["level"]))
         for declared in _trees(parts["inputs"]):
-            self._declare(declared, lambda name, type: self.builder.input(name, type))
+            self._declare(declared)
         for statement in _trees(tree):
             if statement.data == "constant":
                 self._constant(statement)
@@ -135,3 +136,148 @@ class _Reader:
         if word not in known:
             raise self.source.fail(f"`{word}` is no level", word, suggest(word, known))
         return known[str(word)]
+
+    def _declare(self, tree: Tree[Token]) -> None:
+        """`%x: f32[N,3,8,8] @input+0`."""
+        name = self._new(_token(tree, 0))
+        self.builder.input(name, self._typed(_tree(tree, "typed"), name))
+
+    def _constant(self, tree: Tree[Token]) -> None:
+        """`%w = constant [1.0,2.0] : f32[2]`, or without elements."""
+        name = self._new(_token(tree, 0))
+        typed = _tree(tree, "typed")
+        type = self._typed(typed, name)
+        elements = next((t for t in _trees(tree) if t.data == "list"), None)
+        if elements is not None:
+            array = self._elements(elements, type)
+        elif name in self.arrays:
+            array = self.arrays[name]
+        else:
+            help = "pass the arrays that go with the text; they are saved beside it"
+            raise self.source.fail(f"no array is given for the constant `{name}`", tree, help)
+        if (array.shape, array.dtype) != (type.shape, type.dtype.numpy):
+            found = f"{array.dtype.name}[{','.join(map(str, array.shape))}]"
+            raise self.source.fail(f"`{name}` is declared {type}, its array is {found}", typed)
+        self.builder.constant(name, array)
+        self.builder.types[name] = type
+
+    def _elements(self, tree: Tree[Token], type: TensorType) -> Array:
+        texts = [_word_or_number(child) for child in tree.children]
+        try:
+            values = [read_element(text, type.dtype.numpy) for text in texts]
+            return np.array(values, type.dtype.numpy).reshape(type.dims)
+        except (ValueError, OverflowError, ShapeError) as error:
+            raise self.source.fail(f"these elements do not make a {type}: {error}", tree) from None
+
+    def _node(self, tree: Tree[Token]) -> None:
+        """`%h = conv2d(%x, %w) {pad=[2,2,2,2]} kernel=direct : f32[N,6,28,28] loc(...)`."""
+        first, word = _tokens(tree)
+        more = _find(tree, "more")
+        if word not in OPS:
+            raise self.source.fail(f"unknown op `{word}`", word, suggest(word, OPS))
+        op = read_fields(OPS[word], _find(tree, "fields"), word, self.source)
+        operands = [self._known(token) for token in _tokens(_tree(tree, "operands"))]
+        results = [self._new(token) for token in (first, *(_tokens(more) if more else ()))]
+        places = _find(tree, "locations")
+        locations = [self._location(at) for at in _trees(places)] if places is not None else []
+        kernel = self._kernel(_find(tree, "kernel"))
+        try:
+            self.builder.add(op, operands, results, locations, kernel)
+        except CnncError as error:
+            origin = [f"from {locations[0]}"] if locations else []
+            message = error.diagnostics[0].message
+            raise self.source.fail(message, word, error.diagnostics[0].help, origin) from None
+        types = _trees(_tree(tree, "types"))
+        if len(types) != len(results):
+            raise self.source.fail(f"{len(results)} results, but {len(types)} types", word)
+        for name, typed in zip(results, types, strict=True):
+            given, inferred = self._typed(typed, name), self.builder.types[name]
+            if (given.shape, given.dtype) != (inferred.shape, inferred.dtype):
+                raise self.source.fail(f"`{name}` is {inferred}, the text says {given}", typed)
+            self.builder.types[name] = given
+
+    def _kernel(self, tree: Tree[Token] | None) -> Kernel | None:
+        if tree is None:
+            return None
+        word = _token(tree, 0)
+        if word not in self.kernels:
+            help = suggest(word, self.kernels) or "reading this text needs the table of kernels"
+            raise self.source.fail(f"unknown kernel `{word}`", word, help)
+        return read_fields(self.kernels[word], _find(tree, "fields"), word, self.source)
+
+    def _output(self, tree: Tree[Token]) -> None:
+        """`prob: %y`."""
+        public, value = _tokens(tree)
+        name = self.source.string(public) if public.type == "STRING" else str(public)
+        try:
+            self.builder.output(name, self._known(value))
+        except CnncError as error:
+            if isinstance(error, ParseError):
+                raise
+            raise self.source.fail(error.diagnostics[0].message, public) from None
+
+    def _typed(self, tree: Tree[Token], name: str) -> TensorType:
+        """The type; the value's place, if there is one, is noted."""
+        tokens = _tokens(tree)
+        if len(tokens) > 1:
+            region, offset = tokens[1][1:].split("+")
+            known = {r.value: r for r in Region}
+            if region not in known:
+                help = suggest(region, known)
+                raise self.source.fail(f"unknown region `{region}`", tokens[1], help)
+            self.places[name] = Place(known[region], int(offset))
+        try:
+            return parse_type(tokens[0])
+        except ShapeError as error:
+            problem = error.diagnostics[0]
+            raise self.source.fail(problem.message, tokens[0], problem.help) from None
+
+    def _location(self, tree: Tree[Token]) -> Location:
+        """`"lenet.cnn":3:8-20 "conv1"`."""
+        span = _find(tree, "span")
+        numbers = [int(t) for t in _tokens(span)] if span is not None else []
+        line, column, end = (*numbers, 0, 0, 0)[:3]
+        file, *name = (self.source.string(t) for t in tree.children if isinstance(t, Token))
+        return Location(file, line, column, end, name[0] if name else "")
+
+    def _new(self, token: Token) -> str:
+        name = self.source.name(token)
+        if name in self.builder.types:
+            raise self.source.fail(f"two values are called `{name}`", token)
+        return name
+
+    def _known(self, token: Token) -> str:
+        name = self.source.name(token)
+        if name not in self.builder.types:
+            help = suggest(name, self.builder.types)
+            raise self.source.fail(f"`{name}` is not defined before its use", token, help)
+        return name
+
+
+def _tokens(tree: Tree[Token]) -> list[Token]:
+    return [child for child in tree.children if isinstance(child, Token)]
+
+
+def _token(tree: Tree[Token], index: int) -> Token:
+    return _tokens(tree)[index]
+
+
+def _trees(tree: Tree[Token]) -> list[Tree[Token]]:
+    return [child for child in tree.children if isinstance(child, Tree)]
+
+
+def _find(tree: Tree[Token], rule: str) -> Tree[Token] | None:
+    return next((child for child in _trees(tree) if child.data == rule), None)
+
+
+def _tree(tree: Tree[Token], rule: str) -> Tree[Token]:
+    found = _find(tree, rule)
+    assert found is not None, f"the grammar gives every {tree.data} its {rule}"
+    return found
+
+
+def _word_or_number(tree: Syntax) -> str:
+    """The text of a list's element, a number or a plain word; anything else is no element."""
+    if isinstance(tree, Tree):
+        return str(tree.children[0]) if tree.data == "word" and len(tree.children) == 1 else "?"
+    return str(tree)

@@ -2,8 +2,8 @@
 
     graph @lenet(%x: f32[N,1,28,28]) -> (prob: %y) level=portable {
       %conv1.weight = constant : f32[6,1,5,5]
-      %h = conv2d(%x, %conv1.weight) {pad=[2,2,2,2]} : f32[N,6,24,24]  loc("lenet.cnn":3:8-20 "conv1")
-      %y = relu(%h) : f32[N,6,24,24]
+      %h = conv2d(%x, %conv1.weight) {pad=[2,2,2,2]} : f32[N,6,28,28]  loc("le.cnn":3:8-20 "conv1")
+      %y = relu(%h) : f32[N,6,28,28]
     }
 
 Constants of up to 8 elements stand in the text, larger ones only by name: the text then needs the
@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from cnnc.ir.attributes import write_fields
-from cnnc.ir.graph import Graph, Level, Node
+from cnnc.ir.graph import Graph, Node
 from cnnc.ir.location import Location
 from cnnc.ir.op import Array
 
@@ -53,19 +53,24 @@ def print_graph(graph: Graph) -> str:
 def save_graph(graph: Graph, path: str | Path) -> None:
     """Writes the text to `path` and the constants it only names to an `.npz` beside it.
 
-    There is no `.npz` if the text holds every constant. `cnnc.ir.parser.load_graph` reads both.
+    `net.cnnc` has its arrays in `net.cnnc.npz`; there is none if the text holds every constant.
+    `cnnc.ir.parser.load_graph` reads both.
     """
     path = Path(path)
     path.write_text(print_graph(graph), encoding="utf-8")
     apart = {n: a for n, a in graph.constants.items() if inline_elements(a) is None}
-    arrays = path.with_suffix(".npz")
+    arrays = arrays_path(path)
     if apart:
         # Names may hold characters that a zip member cannot, so they are an array of their own.
         names = np.array([json.dumps(name) for name in apart])
-        members = {f"array{i}": array for i, array in enumerate(apart.values())}
-        np.savez(arrays, names=names, allow_pickle=False, **members)
+        np.savez(arrays, names, *apart.values())
     else:
         arrays.unlink(missing_ok=True)
+
+
+def arrays_path(path: Path) -> Path:
+    """Where the arrays lie that belong to the text at `path`."""
+    return path.with_name(path.name + ".npz")
 
 
 def inline_elements(array: Array) -> str | None:
@@ -124,6 +129,3 @@ def _value(name: str) -> str:
 
 def _bare(pattern: re.Pattern[str], name: str) -> str:
     return name if pattern.fullmatch(name) else json.dumps(name)
-
-
-__all__ = ["INLINE_ELEMENTS", "Level", "inline_elements", "print_graph", "read_element", "save_graph"]
