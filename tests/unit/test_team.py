@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 
 from cnnc.codegen.host import Code, compile_object, load_object, named_target, native_target
-from cnnc.codegen.team import Team, default_threads, quota_cpus, team, team_text
+from cnnc.codegen.team import Team, default_threads, quota_cpus, team
+from cnnc.codegen.team_text import team_text
 from cnnc.ir.location import OptionError
 
 TASKS = Path("/proc/self/task")
@@ -198,7 +199,8 @@ def script(text: str) -> subprocess.CompletedProcess[str]:
     start = f"""
 import ctypes, os, sys, threading, time
 from cnnc.codegen.host import compile_object, load_object, native_target
-from cnnc.codegen.team import Team, team_text
+from cnnc.codegen.team import Team
+from cnnc.codegen.team_text import team_text
 code = load_object(compile_object(team_text(native_target().triple) + {WORK!r}, native_target()))
 data = (ctypes.c_int64 * 1024)()
 own = Team(3)
