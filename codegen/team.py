@@ -146,6 +146,11 @@ def team(threads: int) -> Team:
     return _SHARED.get(threads) or _SHARED.setdefault(threads, Team(threads))
 
 
+def team_symbols() -> dict[str, int]:
+    """What the functions that a team runs may call: symbol -> address, for `load_object`."""
+    return {"cnnc_barrier": _native().code.address("cnnc_barrier")}
+
+
 # -- how many threads ------------------------------------------------------------------------------
 
 

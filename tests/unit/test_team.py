@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from cnnc.codegen.host import Code, compile_object, load_object, named_target, native_target
-from cnnc.codegen.team import Team, default_threads, quota_cpus, team
+from cnnc.codegen.team import Team, default_threads, quota_cpus, team, team_symbols
 from cnnc.codegen.team_text import team_text
 from cnnc.ir.location import OptionError
 
@@ -66,6 +66,13 @@ define void @count(i64 %tid, i64 %threads, ptr %team, ptr %context) {
 }
 """
 CONDITION_TRIPLE = f"{ARCH}-unknown-posix"  # names no system: threads sleep on a condition variable
+
+
+@cache
+def loaded() -> Code:
+    """The functions above, for a `Team`."""
+    declare = "declare void @cnnc_barrier(ptr, i64)\n"
+    return load_object(compile_object(declare + WORK, native_target()), team_symbols())
 
 
 @cache
@@ -121,7 +128,7 @@ def test_team_of_the_process_keeps_phases(threads: int) -> None:
 
 
 def address(function: str) -> int:
-    return work(native_target().triple).address(function)
+    return loaded().address(function)
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -199,9 +206,9 @@ def script(text: str) -> subprocess.CompletedProcess[str]:
     start = f"""
 import ctypes, os, sys, threading, time
 from cnnc.codegen.host import compile_object, load_object, native_target
-from cnnc.codegen.team import Team
-from cnnc.codegen.team_text import team_text
-code = load_object(compile_object(team_text(native_target().triple) + {WORK!r}, native_target()))
+from cnnc.codegen.team import Team, team_symbols
+text = "declare void @cnnc_barrier(ptr, i64)" + {WORK!r}
+code = load_object(compile_object(text, native_target()), team_symbols())
 data = (ctypes.c_int64 * 1024)()
 own = Team(3)
 def count():
