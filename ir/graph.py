@@ -18,9 +18,10 @@ from functools import cached_property
 import networkx as nx
 import numpy as np
 
-from cnnc.ir.kernel import Kernel
+from cnnc.ir.kernel import Kernel, Site
 from cnnc.ir.location import CnncError, Diagnostic, Location, ShapeError
 from cnnc.ir.op import Array, Op
+from cnnc.ir.target import Target
 from cnnc.ir.types import PLAIN, DType, TensorType, bind_dim
 
 
@@ -127,6 +128,17 @@ class Graph:
     def result_types(self, node: Node) -> tuple[TensorType, ...]:
         """The types of the node's results."""
         return tuple(self.types[name] for name in node.results)
+
+    def site(self, node: Node, target: Target) -> Site:
+        """Where the node's kernel stands: its types, for one image where the batch is symbolic."""
+        one = {name: 1 for name in self.symbols}
+        return Site(
+            node.op,
+            tuple(t.bind(one) for t in self.operand_types(node)),
+            tuple(t.bind(one) for t in self.result_types(node)),
+            tuple(name in self.constants for name in node.operands),
+            target,
+        )
 
     @property
     def symbols(self) -> frozenset[str]:
@@ -339,6 +351,39 @@ class Builder:
         """Takes out a constant that nobody reads."""
         assert not self._users[name] and not self.is_output(name), f"{name} is in use"
         del self._users[name], self.types[name], self.constants[name]
+
+    def sweep(self, values: Iterable[str]) -> int:
+        """Takes out those of `values` that nobody reads, then what only they read, and so on.
+
+        Graph inputs stay. Returns how many nodes and constants went.
+        """
+        removed, pending = 0, list(values)
+        while pending:
+            name = pending.pop()
+            node = self.producer(name)
+            names = (name,) if node is None else node.results
+            if name not in self.types or any(self._users[n] or self.is_output(n) for n in names):
+                continue
+            if node is not None:
+                self.remove(node)
+                pending += node.operands
+            elif name in self.constants:
+                self.remove_value(name)
+            else:
+                continue
+            removed += 1
+        return removed
+
+    def freeze(self, node: Node, arrays: Sequence[Array]) -> None:
+        """Puts constants, named like the node's results, in its place; the arrays are kept."""
+        for result, array in zip(node.results, arrays, strict=True):
+            type = self.types[result]
+            assert (array.shape, array.dtype) == (type.shape, type.dtype.numpy), f"{result}: {type}"
+            self.constants[result] = array
+            del self._producers[result]
+        for operand in node.operands:
+            self._users[operand].pop(node.name, None)
+        del self._nodes[node.name]
 
     def rename(self, old: str, new: str) -> None:
         """Gives a node's result another name; its readers and the outputs follow."""

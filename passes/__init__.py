@@ -1,0 +1,50 @@
+"""The tables of passes and pipelines. A new pass is one file and one line here."""
+
+from cnnc.passes.base import Context, Observer, Pass, PassRecord, Pipeline
+from cnnc.passes.choose_kernels import ChooseKernels
+from cnnc.passes.fold_batch_norm import FoldBatchNorm
+from cnnc.passes.fold_constants import FoldConstants
+from cnnc.passes.fold_pad import FoldPad
+from cnnc.passes.fuse_elementwise import FuseElementwise
+from cnnc.passes.fuse_epilogue import FuseEpilogue
+from cnnc.passes.plan_memory import PlanMemory
+from cnnc.passes.recognise_activations import RecogniseActivations
+from cnnc.passes.remove_dead import RemoveDead
+from cnnc.passes.remove_identities import RemoveIdentities
+from cnnc.passes.separate_outputs import SeparateOutputs
+
+PASSES: dict[str, type[Pass]] = {
+    step.name: step
+    for step in (
+        RemoveDead,
+        FoldConstants,
+        RemoveIdentities,
+        RecogniseActivations,
+        FoldBatchNorm,
+        FoldPad,
+        FuseEpilogue,
+        FuseElementwise,
+        SeparateOutputs,
+        ChooseKernels,
+        PlanMemory,
+    )
+}
+
+# A pipeline may name other pipelines. Batch norm comes before padding: what stands between a pad
+# and its convolution may go away.
+PIPELINES: dict[str, str] = {
+    "portable": "remove-dead,fold-constants,remove-identities,recognise-activations,"
+    "fold-batch-norm,fold-pad,fuse-epilogue,fuse-elementwise,separate-outputs",
+    "planned": "choose-kernels,plan-memory",
+    "default": "portable,planned",
+}
+
+__all__ = [
+    "PASSES",
+    "PIPELINES",
+    "Context",
+    "Observer",
+    "Pass",
+    "PassRecord",
+    "Pipeline",
+]

@@ -1,0 +1,266 @@
+"""What holds for every graph, checked.
+
+All graphs:
+ 1. Every value is defined once: as an input, a constant, or a result of one node; exactly the
+    defined values have types.
+ 2. A node's operands are defined before it: nodes stand in topological order.
+ 3. Outputs have distinct public names and name defined values.
+ 4. A constant's array has its type's shape and element type, and a plain layout.
+ 5. The types of a node's results have the shapes and element types that its op infers.
+
+Portable graphs:
+ 6. There are no layouts, kernels, places, arena or `reorder` ops: nothing that a target decides.
+
+Planned graphs:
+ 7. Only dimension 0 may be symbolic: spatial sizes are specialised before planning.
+ 8. Layouts other than plain are on rank 4 only; inputs and outputs, which are the caller's arrays,
+    are plain.
+
+Planned graphs whose memory is planned (they have places):
+ 9. Every value has a place that fits: inside the arena, the constants' region for constants only,
+    inputs in the caller's array of the same index, an output's array by an index that exists.
+10. No two values that are live at once share bytes, except a node's result with the operand whose
+    memory its kernel takes over (`Kernel.in_place`, not read later) or passes on unchanged
+    (`Kernel.alias`); they then start at the same byte. Inputs and constants are never written.
+    Kernels can be asked only with a `Target`; without one, each is trusted to have a right to its
+    operands' memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from cnnc.ir.graph import Graph, Level, Node, Place, Region
+from cnnc.ir.location import CnncError, Diagnostic, Location, VerifyError
+from cnnc.ir.ops import Reorder
+from cnnc.ir.target import Target
+from cnnc.ir.types import PLAIN, TensorType
+
+
+def verify(graph: Graph, target: Target | None = None) -> list[Diagnostic]:
+    """All broken invariants; `Diagnostic.code` is `V` and the number above.
+
+    Later invariants take earlier ones for granted and are not checked where those fail.
+    """
+    problems = [*_names(graph), *_outputs(graph)]
+    if problems:
+        return problems
+    problems += _constants(graph)
+    for node in graph.nodes:
+        problems += _result_types(graph, node)
+    problems += _portable(graph) if graph.level is Level.PORTABLE else _planned(graph)
+    if not problems and graph.places:
+        problems += _places(graph)
+        problems += [] if problems else _overlaps(graph, target)
+    return problems
+
+
+def check(graph: Graph, target: Target | None = None) -> None:
+    """Raises `VerifyError` with all broken invariants, if there are any."""
+    problems = verify(graph, target)
+    if problems:
+        raise VerifyError(problems)
+
+
+def _problem(number: int, message: str, node: Node | None = None) -> Diagnostic:
+    at = node.locations[0] if node is not None and node.locations else Location()
+    return Diagnostic(message, at, code=f"V{number}")
+
+
+# -- all graphs ----------------------------------------------------------------------------------
+
+
+def _names(graph: Graph) -> Iterator[Diagnostic]:
+    defined: set[str] = set()
+    for name in (*graph.inputs, *graph.constants):
+        if name in defined:
+            yield _problem(1, f"`{name}` is defined twice")
+        defined.add(name)
+    results = {result for node in graph.nodes for result in node.results}
+    for node in graph.nodes:
+        for operand in node.operands:
+            if operand not in defined:
+                when = "before it is defined" if operand in results else "which is not defined"
+                yield _problem(2, f"`{node.name}` reads `{operand}` {when}", node)
+        for result in node.results:
+            if result in defined:
+                yield _problem(1, f"`{result}` is defined twice", node)
+            defined.add(result)
+    for name in sorted(defined - graph.types.keys()):
+        yield _problem(1, f"`{name}` has no type")
+    for name in sorted(graph.types.keys() - defined):
+        yield _problem(1, f"`{name}` has a type but is not defined")
+
+
+def _outputs(graph: Graph) -> Iterator[Diagnostic]:
+    seen: set[str] = set()
+    for public, value in graph.outputs:
+        if public in seen:
+            yield _problem(3, f"two outputs are called `{public}`")
+        seen.add(public)
+        if value not in graph.types:
+            yield _problem(3, f"output `{public}` is `{value}`, which is not defined")
+
+
+def _constants(graph: Graph) -> Iterator[Diagnostic]:
+    for name, array in graph.constants.items():
+        type = graph.types[name]
+        if (array.shape, array.dtype) != (type.shape, type.dtype.numpy):
+            shape = ",".join(map(str, array.shape))
+            yield _problem(4, f"`{name}` is {type}, its array is {array.dtype.name}[{shape}]")
+        if type.layout != PLAIN:
+            yield _problem(4, f"the constant `{name}` must have a plain layout, it is {type}")
+
+
+def _result_types(graph: Graph, node: Node) -> Iterator[Diagnostic]:
+    operands = [type.with_layout(PLAIN) for type in graph.operand_types(node)]
+    try:
+        node.op.check_arity(len(operands))
+        inferred = node.op.infer(*operands)
+    except CnncError as error:
+        yield _problem(5, f"`{node.name}`: {error.diagnostics[0].message}", node)
+        return
+    types = (inferred,) if isinstance(inferred, TensorType) else inferred
+    if len(types) != len(node.results):
+        yield _problem(5, f"`{node.name}` names {len(node.results)} of {len(types)} results", node)
+        return
+    for name, type in zip(node.results, types, strict=True):
+        found = graph.types[name]
+        if (found.shape, found.dtype) != (type.shape, type.dtype):
+            yield _problem(5, f"`{name}` is {found}, {node.op.name} gives {type}", node)
+
+
+# -- one level -----------------------------------------------------------------------------------
+
+
+def _portable(graph: Graph) -> Iterator[Diagnostic]:
+    for name, type in graph.types.items():
+        if type.layout != PLAIN:
+            yield _problem(6, f"`{name}` has a layout in a portable graph: {type}")
+    for node in graph.nodes:
+        if node.kernel is not None:
+            yield _problem(6, f"`{node.name}` has a kernel in a portable graph", node)
+        if isinstance(node.op, Reorder):
+            yield _problem(6, f"`{node.name}` is a reorder in a portable graph", node)
+    if graph.places or graph.arena_bytes:
+        yield _problem(6, "a portable graph has no memory plan")
+
+
+def _planned(graph: Graph) -> Iterator[Diagnostic]:
+    outer = {*graph.inputs, *graph.output_values}
+    for name, type in graph.types.items():
+        if any(not isinstance(dim, int) for dim in type.shape[1:]):
+            yield _problem(7, f"`{name}` has a symbolic size beyond dimension 0: {type}")
+        if type.layout != PLAIN and type.rank != 4:
+            yield _problem(8, f"`{name}` has a layout for rank 4: {type}")
+        if type.layout != PLAIN and name in outer:
+            yield _problem(8, f"`{name}` is the caller's array and must be plain, it is {type}")
+
+
+# -- memory --------------------------------------------------------------------------------------
+
+
+def _one_image(type: TensorType) -> TensorType:
+    """The type with the smallest size that its batch may have."""
+    return type.bind({dim.name: dim.divisor for dim in type.shape if not isinstance(dim, int)})
+
+
+def _image_bytes(type: TensorType) -> int:
+    return _one_image(type).physical_elements * type.dtype.bytes
+
+
+def _places(graph: Graph) -> Iterator[Diagnostic]:
+    for name in graph.places.keys() - graph.types.keys():
+        yield _problem(9, f"`{name}` has a place but is not defined")
+    for name, type in graph.types.items():
+        place = graph.places.get(name)
+        reason = "has no place" if place is None else _misplaced(graph, name, type, place)
+        if reason:
+            yield _problem(9, f"`{name}` {reason}", graph.producers.get(name))
+
+
+def _misplaced(graph: Graph, name: str, type: TensorType, place: Place) -> str | None:
+    """What is wrong with a value's place, if something is."""
+    if (place.region is Region.CONSTANT) != (name in graph.constants):
+        return f"is at {place}, the constants' region is for constants"
+    if place.offset < 0:
+        return f"is at {place}, before its region"
+    if place.region is Region.ARENA:
+        end = place.offset + _image_bytes(type)
+        if end > graph.arena_bytes:
+            return f"ends at byte {end} of an arena of {graph.arena_bytes}"
+        if place.offset % type.dtype.bytes:
+            return f"is at {place}, not a multiple of its element size"
+    if place.region is Region.INPUT and place.offset >= len(graph.inputs):
+        return f"is at {place}, there are {len(graph.inputs)} inputs"
+    if place.region is Region.OUTPUT and place.offset >= len(graph.outputs):
+        return f"is at {place}, there are {len(graph.outputs)} outputs"
+    if name in graph.inputs and place != Place(Region.INPUT, graph.inputs.index(name)):
+        return f"is input {graph.inputs.index(name)}, but lies at {place}"
+    return None
+
+
+@dataclass(slots=True, eq=False)
+class _Tenant:
+    """Memory in use: by one value, or by several that are views of it."""
+
+    name: str
+    space: tuple[Region, int]  # the arena, or one of the caller's arrays
+    start: int
+    end: int  # exclusive, in bytes
+    last: int  # index of the last node that uses it
+
+    def meets(self, other: _Tenant) -> bool:
+        """Whether the two share bytes."""
+        return self.space == other.space and self.start < other.end and other.start < self.end
+
+
+def _tenant(graph: Graph, name: str, last: int) -> _Tenant:
+    place, size = graph.places[name], _image_bytes(graph.types[name])
+    if place.region is Region.ARENA:
+        return _Tenant(name, (Region.ARENA, 0), place.offset, place.offset + size, last)
+    return _Tenant(name, (place.region, place.offset), 0, size, last)
+
+
+def _overlaps(graph: Graph, target: Target | None) -> Iterator[Diagnostic]:
+    end = len(graph.nodes)
+    last = {operand: i for i, node in enumerate(graph.nodes) for operand in node.operands}
+    last |= dict.fromkeys(graph.output_values, end)  # the caller reads them
+    # What the caller gives must outlive the run.
+    tenants = {name: _tenant(graph, name, end) for name in (*graph.inputs, *graph.constants)}
+    live = list(tenants.values())
+    for index, node in enumerate(graph.nodes):
+        live = [tenant for tenant in live if tenant.last >= index]
+        views, takes = _rights(graph, node, target)
+        for result in node.results:
+            mine = _tenant(graph, result, max(last.get(result, index), index))
+            tenants[result] = mine
+            for other in [tenant for tenant in live if tenant.meets(mine)]:
+                is_operand = other.start == mine.start
+                if is_operand and any(tenants[name] is other for name in views):
+                    other.last = max(other.last, mine.last)
+                    other.end = max(other.end, mine.end)
+                    tenants[result] = other
+                    continue
+                if is_operand and other.last == index and any(tenants[n] is other for n in takes):
+                    continue
+                place, when = graph.places[result], "here" if other.last == index else "later"
+                yield _problem(
+                    10,
+                    f"`{result}` at {place} overwrites `{other.name}`, which is read {when}",
+                    node,
+                )
+            if tenants[result] is mine:
+                live.append(mine)
+
+
+def _rights(graph: Graph, node: Node, target: Target | None) -> tuple[Sequence[str], Sequence[str]]:
+    """(operands that the result may be a view of, operands whose memory it may take over)."""
+    if node.kernel is None:
+        return (), ()
+    if target is None:
+        return node.operands, ()
+    site = graph.site(node, target)
+    views = node.operands[:1] if node.kernel.alias(site) else ()
+    return views, [node.operands[i] for i in node.kernel.in_place(site)]

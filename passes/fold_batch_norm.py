@@ -1,0 +1,153 @@
+"""fold-batch-norm: turns batch normalisation into weights, or into a product and a sum.
+
+At inference batch_norm(x) = s * x + t for two constants a channel. With conv for `conv2d` and
+`dense` alike:
+
+    batch_norm(conv(x, w, b)) = conv(x, s * w, s * b + t)
+    conv(batch_norm(x), w, b) = conv(x, w * s, b + w * t)      sums over the input channels
+    batch_norm(x) = add(mul(x, s), t)                          where neither is legal
+
+| case                                               | what happens                           |
+|----------------------------------------------------|----------------------------------------|
+| batch norm after a convolution, any groups         | into its weights                       |
+| ... whose result is read elsewhere or is an output | product and sum: the result is needed  |
+| ... that has an epilogue already                   | product and sum: they do not commute   |
+| batch norm before a convolution without padding    | into its weights                       |
+| ... with padding, t = 0 in every channel           | into its weights: zeros stay zeros     |
+| ... with padding, t != 0 somewhere                 | product and sum: the border would be t |
+| ... where batch norm is read elsewhere, an output  | product and sum                        |
+| weights that another convolution shares            | new weights for this one               |
+| a folded weight is infinite or NaN                 | product and sum                        |
+| weights that are not constants                     | product and sum                        |
+| batch norm's parameters are not constants          | nothing                                |
+
+Everything is computed in float64 and rounded once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from cnnc.ir.graph import Builder, Graph, Node
+from cnnc.ir.op import Array
+from cnnc.ir.ops import Add, BatchNorm, Conv2d, Dense, Mul
+from cnnc.passes.base import Context, Pass, apply_rules, merge_locations
+
+
+def fold_into_producer(builder: Builder, node: Node) -> bool:
+    """batch_norm(conv(x, w, b)) = conv(x, s * w, s * b + t)"""
+    conv = builder.producer(node.operands[0])
+    if conv is None or not isinstance(conv.op, Conv2d | Dense) or conv.op.epilogue:
+        return False
+    found, parameters = _scale_shift(builder, node), _parameters(builder, conv)
+    if found is None or parameters is None or not builder.used_once(conv.name):
+        return False
+    (scale, shift), (weight, bias) = found, parameters
+    weight = weight * scale.reshape((-1,) + (1,) * (weight.ndim - 1))
+    operands = _constants(builder, conv, weight, bias * scale + shift)
+    if operands is None:
+        return False
+    locations = merge_locations(conv, node)
+    builder.replace(node, op=conv.op, operands=operands, locations=locations)
+    builder.sweep([*node.operands, *conv.operands])
+    return True
+
+
+def fold_into_consumer(builder: Builder, node: Node) -> bool:
+    """conv(batch_norm(x), w, b) = conv(x, w * s, b + w * t), where the border stays what it is"""
+    if not isinstance(node.op, Conv2d | Dense):
+        return False
+    norm = builder.producer(node.operands[0])
+    if norm is None or not builder.used_once(norm.name):
+        return False
+    found, parameters = _scale_shift(builder, norm), _parameters(builder, node)
+    if found is None or parameters is None:
+        return False
+    (scale, shift), (weight, bias) = found, parameters
+    padded = isinstance(node.op, Conv2d) and any(node.op.pad)
+    if padded and np.any(shift != 0):
+        return False
+    groups = node.op.groups if isinstance(node.op, Conv2d) else 1
+    # [groups, outputs of one, inputs of one, taps] against one number for each group and input.
+    split = weight.reshape(groups, weight.shape[0] // groups, weight.shape[1], -1)
+    bias = bias + (split * shift.reshape(groups, 1, -1, 1)).sum(axis=(2, 3)).reshape(-1)
+    weight = (split * scale.reshape(groups, 1, -1, 1)).reshape(weight.shape)
+    own = _constants(builder, node, weight, bias)
+    if own is None:
+        return False
+    operands = (norm.operands[0], *own[1:])
+    builder.replace(node, operands=operands, locations=merge_locations(node, norm))
+    builder.sweep([*norm.results, *node.operands])
+    return True
+
+
+def lower(builder: Builder, node: Node) -> bool:
+    """batch_norm(x) = add(mul(x, s), t)"""
+    found = _scale_shift(builder, node)
+    if found is None:
+        return False
+    x, y = node.operands[0], node.name
+    type = builder.types[x]
+    names = []
+    for what, values in zip(("scale", "shift"), found, strict=True):
+        array = values.astype(type.dtype.numpy).reshape((-1,) + (1,) * (type.rank - 2))
+        names.append(builder.constant(builder.fresh(f"{y}.{what}"), array))
+    product = builder.add(Mul(), (x, names[0]), builder.fresh(f"{y}.scaled"), node.locations)
+    builder.replace(node, op=Add(), operands=(product, names[1]))
+    builder.sweep(node.operands)
+    return True
+
+
+def _scale_shift(builder: Builder, node: Node) -> tuple[Array, Array] | None:
+    """(s, t) in float64, each [C], of a batch norm with constant parameters."""
+    if not isinstance(node.op, BatchNorm):
+        return None
+    parameters = [builder.constants.get(name) for name in node.operands[1:]]
+    given = [array for array in parameters if array is not None]
+    return node.op.scale_shift(*given) if len(given) == len(parameters) else None
+
+
+def _parameters(builder: Builder, conv: Node) -> tuple[Array, Array] | None:
+    """(weight, bias) in float64, if they are constants; a missing bias is zero."""
+    assert isinstance(conv.op, Conv2d | Dense)
+    own, _ = conv.op.split(conv.operands)
+    arrays = [builder.constants.get(name) for name in own[1:]]
+    if any(array is None for array in arrays):
+        return None
+    weight, *rest = (np.asarray(array, np.float64) for array in arrays)
+    return weight, rest[0] if rest else np.zeros(weight.shape[0])
+
+
+def _constants(builder: Builder, conv: Node, weight: Array, bias: Array) -> Sequence[str] | None:
+    """`conv`'s operands with a new weight and bias; None if those are not all finite."""
+    assert isinstance(conv.op, Conv2d | Dense)
+    own, extras = conv.op.split(conv.operands)
+    dtype = builder.types[own[1]].dtype.numpy
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        weight, bias = weight.astype(dtype), bias.astype(dtype)
+    if not (np.isfinite(weight).all() and np.isfinite(bias).all()):
+        return None
+    bias_name = f"{own[2]}.folded" if len(own) > 2 else f"{own[1]}.folded_bias"
+    return (
+        own[0],
+        builder.constant(builder.fresh(f"{own[1]}.folded"), weight),
+        builder.constant(builder.fresh(bias_name), bias),
+        *extras,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoldBatchNorm(Pass):
+    """Fold batch normalisation into weights where that is exact, else into a product and a sum."""
+
+    name: ClassVar[str] = "fold-batch-norm"
+
+    def run(self, graph: Graph, context: Context) -> tuple[Graph, int]:
+        # All folding goes first: lowering at a batch norm would forestall its consumer's rule.
+        graph, folded = apply_rules(graph, [fold_into_producer, fold_into_consumer])
+        graph, lowered = apply_rules(graph, [lower])
+        return graph, folded + lowered

@@ -1,0 +1,106 @@
+"""fuse-epilogue: lets convolutions, dense layers and means finish with elementwise work.
+
+    %a = conv2d(%x, %w)                %b = ...
+    %b = ...                      ->   %d = conv2d(%x, %w, %b) {epilogue=[add, relu]}
+    %c = add(%a, %b)
+    %d = relu(%c)
+
+An elementwise op joins the op that makes its operand, the *anchor*, if it alone reads the anchor's
+result, once, and the result is no graph output. Another operand may be anything that broadcasts to
+the anchor's result without enlarging it. It cannot depend on the anchor, whose only reader is the
+op at hand, so no cycle can arise; and it is computed in time, because the fused node stands where
+the elementwise op stood. If both operands of an op qualify, the later one is the anchor: the other
+is then computed first anyway.
+
+A constant with one number per channel that is added to a convolution or dense layer which has no
+bias becomes its bias.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from cnnc.ir.graph import Builder, Node
+from cnnc.ir.op import Binary, Fusable, Op, Step, Unary
+from cnnc.ir.ops import Add, Conv2d, Dense, Mul, Pointwise, Sub
+from cnnc.passes.base import Rule, RulePass, merge_locations
+
+
+def absorb(builder: Builder, node: Node, accepts: Callable[[Op], bool]) -> bool:
+    """step(f(xs), y) = f{epilogue=[..., step]}(xs, y), where `accepts` says which f may be it"""
+    if not isinstance(node.op, Unary | Binary):
+        return False
+    anchors = []
+    for operand in node.operands:
+        anchor = builder.producer(operand)
+        if (
+            anchor is not None
+            and accepts(anchor.op)
+            and builder.used_once(operand)
+            and builder.types[operand] == builder.types[node.name]
+        ):
+            anchors.append(anchor)
+    if not anchors:
+        return False
+    anchor = anchors[0]
+    if len(anchors) > 1:
+        order = [other.name for other in builder.nodes]
+        anchor = max(anchors, key=lambda a: order.index(a.name))
+    assert isinstance(anchor.op, Fusable)
+    step, extras = make_step(node, anchor.name)
+    op = replace(anchor.op, epilogue=(*anchor.op.epilogue, step))
+    operands = (*anchor.operands, *extras)
+    builder.replace(node, op=op, operands=operands, locations=merge_locations(anchor, node))
+    builder.sweep([anchor.name])
+    return True
+
+
+def make_step(node: Node, running: str) -> tuple[Step, tuple[str, ...]]:
+    """(an elementwise node as a step on its operand `running`, the other operands)."""
+    assert isinstance(node.op, Unary | Binary)
+    first = node.operands.index(running)
+    extras = (*node.operands[:first], *node.operands[first + 1 :])
+    # Sums and products do not mind their order; one form of them is enough.
+    return Step(node.op, swapped=first == 1 and not isinstance(node.op, Add | Mul)), extras
+
+
+def absorb_bias(builder: Builder, node: Node) -> bool:
+    """add(conv2d(x, w), c) = conv2d(x, w, c), and sub with -c, for constants c of [OC, 1, 1]"""
+    if not isinstance(node.op, Add | Sub):
+        return False
+    a, b = node.operands
+    for value, other in [(a, b), (b, a)] if isinstance(node.op, Add) else [(a, b)]:
+        anchor, array = builder.producer(value), builder.constants.get(other)
+        if anchor is None or array is None or not isinstance(anchor.op, Conv2d | Dense):
+            continue
+        if anchor.op.epilogue or len(anchor.operands) != 2 or not builder.used_once(value):
+            continue
+        per_channel = builder.types[anchor.operands[1]].dims[:1] + (1, 1) * isinstance(
+            anchor.op, Conv2d
+        )
+        same_type = builder.types[value] == builder.types[node.name]
+        if same_type and array.shape in (per_channel, (1, *per_channel)):
+            bias = array.reshape(-1) if isinstance(node.op, Add) else -array.reshape(-1)
+            name = builder.constant(builder.fresh(f"{other}.bias"), bias)
+            operands, locations = (*anchor.operands, name), merge_locations(anchor, node)
+            builder.replace(node, op=anchor.op, operands=operands, locations=locations)
+            builder.sweep([value, other])
+            return True
+    return False
+
+
+def absorb_step(builder: Builder, node: Node) -> bool:
+    """step(f(xs), y) = f{epilogue=[..., step]}(xs, y) for every f that computes more than steps"""
+    return absorb(
+        builder, node, lambda op: isinstance(op, Fusable) and not isinstance(op, Pointwise)
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FuseEpilogue(RulePass):
+    """Fuse biases, activations and residual sums into the op whose result they work on."""
+
+    name: ClassVar[str] = "fuse-epilogue"
+    rules: ClassVar[tuple[Rule, ...]] = (absorb_bias, absorb_step)
