@@ -281,21 +281,29 @@ class _Emitter:
                 return self.value_line(f"fneg {type} {args[0]}")
             case "fma":
                 return self.value_line(self.intrinsic(f"fmuladd.{suffix}", type, *typed))
-            case "abs" | "sqrt" | "maximum":
+            case "abs" | "sqrt":
                 name = "fabs" if apply.function == "abs" else apply.function
                 return self.value_line(self.intrinsic(f"{name}.{suffix}", type, *typed))
-            case "max" | "min" | "less":
-                a, b = args[:2]
-                if_true, if_false = args[2:] if apply.function == "less" else (a, b)
+            case "max" | "min":
                 order = "ogt" if apply.function == "max" else "olt"
-                condition = self.value_line(f"fcmp {order} {type} {a}, {b}")
-                bits = "i1" if apply.lanes == 1 else f"<{apply.lanes} x i1>"
-                return self.value_line(
-                    f"select {bits} {condition}, {type} {if_true}, {type} {if_false}"
+                return self.select(apply.lanes, order, *args, *args)
+            case "maximum":
+                # Two instructions with AVX-512, where llvm.maximum is six: it orders zeros too.
+                a, b = args
+                return self.select(
+                    apply.lanes, "ord", a, a, self.select(apply.lanes, "ogt", a, b, a, b), a
                 )
+            case "less":
+                return self.select(apply.lanes, "olt", *args)
             case "pow2":
                 return self.pow2(args[0], apply.lanes)
         raise AssertionError(f"unknown function {apply.function}")
+
+    def select(self, lanes: int, order: str, a: str, b: str, then: str, other: str) -> str:
+        """`then` in the lanes where a and b compare so, else `other`."""
+        type, bits = vector_type(lanes), "i1" if lanes == 1 else f"<{lanes} x i1>"
+        condition = self.value_line(f"fcmp {order} {type} {a}, {b}")
+        return self.value_line(f"select {bits} {condition}, {type} {then}, {type} {other}")
 
     def pow2(self, power: str, lanes: int) -> str:
         type = vector_type(lanes)

@@ -9,9 +9,10 @@ from math import prod
 import numpy as np
 
 from cnnc.codegen.scalar import emit_scalar
-from cnnc.ir.kernel import Site
+from cnnc.ir.kernel import Halo, Site
 from cnnc.ir.loops import Constant, Index, ProgramBuilder, Value
 from cnnc.ir.op import Array, Elementwise, Fusable, Step
+from cnnc.ir.ops import Conv2d
 from cnnc.ir.types import Layout, TensorType
 
 Place = Index | int
@@ -112,12 +113,17 @@ def steps_of(site: Site) -> tuple[Step, ...]:
 
 
 def finish(
-    p: ProgramBuilder, site: Site, value: Value, extras: Sequence[View], *place: Place
+    p: ProgramBuilder,
+    site: Site,
+    value: Value,
+    extras: Sequence[View],
+    *place: Place,
+    count: int = 0,
 ) -> Value:
     """The epilogue applied to the value at `place` of the result.
 
     The value is a vector along the result's innermost axis (the channels of a block, or the last
-    dimension), with as many lanes as it has.
+    dimension), of which the first `count` lanes (0: all) are elements of the result.
     """
     rest = iter(extras)
     for step in steps_of(site):
@@ -125,7 +131,8 @@ def finish(
         if step.takes_operand:
             view = next(rest)
             stride = 1 if varies_inside(view, site.result) else 0
-            taken = p.load(view.buffer, view.broadcast_at(*place), value.lanes, stride)
+            offset = view.broadcast_at(*place)
+            taken = p.load(view.buffer, offset, value.lanes, stride, count)
         value = emit_scalar(step.op, p, *step.arrange(value, taken))
     return value
 
@@ -141,6 +148,27 @@ def extra_block(type: TensorType, block: int) -> int:
     """The block that an extra operand needs beside a result with this block."""
     channels = type.dims[-3] if type.rank >= 3 else 1
     return block if channels != 1 else 1
+
+
+def residuals(site: Site) -> tuple[int, ...]:
+    """The extra operands as large as the result. A kernel that reads each of their elements just
+    before it writes the result's can work in their memory.
+    """
+    own, extras = split(site)
+    shape = site.result.shape
+    return tuple(len(own) + i for i, t in enumerate(extras) if t.shape == shape)
+
+
+def window_halo(site: Site) -> Halo:
+    """The border of a convolution's input that its windows reach."""
+    op = site.op
+    assert isinstance(op, Conv2d)
+    top, left = op.pad[:2]
+    (h, w), (oh, ow) = site.operands[0].dims[2:], site.result.dims[2:]
+    rows, columns = op.extent(site.operands[1])
+    bottom = (oh - 1) * op.stride[0] + rows - top - h
+    right = (ow - 1) * op.stride[1] + columns - left - w
+    return top, left, max(bottom, 0), max(right, 0)
 
 
 def blocked(array: Array, block: int) -> Array:

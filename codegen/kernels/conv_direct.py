@@ -22,8 +22,10 @@ from cnnc.codegen.kernels.common import (
     finish,
     pack_extra,
     pieces,
+    residuals,
     split,
     views,
+    window_halo,
     zero_halo,
 )
 from cnnc.ir.kernel import NO_HALO, Halo, Kernel, Site
@@ -72,13 +74,11 @@ class DirectConv(Kernel):
 
     def halo(self, site: Site, operand: int) -> Halo:
         assert isinstance(site.op, Conv2d)
-        return _halo(site) if operand == 0 else NO_HALO
+        return window_halo(site) if operand == 0 else NO_HALO
 
     def in_place(self, site: Site) -> tuple[int, ...]:
         # Every element of a residual is read just before the result's is written in its place.
-        own, extras = split(site)
-        shape = site.result.shape
-        return tuple(len(own) + i for i, t in enumerate(extras) if t.shape == shape)
+        return residuals(site)
 
     # -- cost --------------------------------------------------------------------------------
 
@@ -199,16 +199,6 @@ def _tiles(blocks: int, oh: int, ow: int, registers: int) -> Iterator[tuple[int,
         rows = min(most // columns, oh)
         if rows > 1:
             yield b, pieces(oh, rows)[0][1], columns
-
-
-def _halo(site: Site) -> Halo:
-    """The input's border that the windows reach."""
-    op, shape = site.op, _Shape.of(site)
-    assert isinstance(op, Conv2d)
-    top, left = op.pad[:2]
-    bottom = (shape.oh - 1) * op.stride[0] + op.dilation[0] * (shape.kh - 1) - top - shape.h + 1
-    right = (shape.ow - 1) * op.stride[1] + op.dilation[1] * (shape.kw - 1) - left - shape.w + 1
-    return top, left, max(bottom, 0), max(right, 0)
 
 
 class _Writer:
