@@ -1,5 +1,58 @@
-"""cnnc: a compiler for convolutional networks on CPUs."""
+"""cnnc: a compiler for convolutional networks on CPUs.
+
+    import cnnc
+    model = cnnc.compile("resnet50")          # a zoo name, a file, or a Graph
+    y = model(x)                              # NumPy in, NumPy out
+    print(model.report())
+
+Importing this module imports none of the compiler; the first use does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from cnnc._version import __version__
 
-__all__ = ["__version__"]
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from cnnc.ir.graph import Graph
+    from cnnc.model import CompiledModel
+
+__all__ = ["__version__", "compile", "load"]
+
+
+def compile(
+    source: str | Path | Graph,
+    *,
+    progress: Callable[[str], None] | None = None,
+    **options: Any,
+) -> CompiledModel:
+    """Compiles a model to native code for this machine.
+
+    Args:
+        source: the name of a zoo model ("resnet50"), a model file, or a `Graph`.
+        progress: called with a few words at the start of each phase.
+        **options: `threads`, `target`, `passes`, `exact`, `max_rel_err`, `strict`, `sizes`,
+            `parameters`; see `cnnc.options.Options`.
+
+    Returns:
+        A `CompiledModel`: call it with arrays.
+
+    Raises:
+        CnncError: (all from `cnnc.ir.location`) the source cannot be read, an option is unknown,
+            a size is missing; the message names the place, the reason and the fix.
+    """
+    from cnnc.driver import compile
+
+    return compile(source, progress=progress, **options)
+
+
+def load(source: str | Path, **options: Any) -> Graph:
+    """The portable graph of a model, without compiling it; options as for `compile`."""
+    from cnnc.driver import load_graph
+    from cnnc.options import Options
+
+    return load_graph(source, Options.of(**options))

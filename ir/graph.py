@@ -59,7 +59,6 @@ class Region(Enum):
     ARENA = "arena"  # a byte offset for one image into the model's working memory
     INPUT = "input"  # in the caller's array
     OUTPUT = "output"  # in the caller's array
-    CONSTANT = "constant"  # a byte offset into the packed weights
 
 
 @dataclass(frozen=True, slots=True)

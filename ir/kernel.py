@@ -50,6 +50,7 @@ class Kernel(ABC):
     """One algorithm with its schedule. `microseconds` is the predicted time on one thread."""
 
     name: ClassVar[str]
+    native: ClassVar[bool] = True  # False: runs the op's own `evaluate`, in NumPy
     microseconds: float = 0.0
 
     @classmethod

@@ -17,8 +17,9 @@ Planned graphs:
     are plain.
 
 Planned graphs whose memory is planned (they have places):
- 9. Every value has a place that fits: inside the arena, the constants' region for constants only,
-    inputs in the caller's array of the same index, an output's array by an index that exists.
+ 9. Every value but the constants, which kernels pack for themselves, has a place that fits: inside
+    the arena, inputs in the caller's array of the same index, an output's array by an index that
+    exists.
 10. No two values that are live at once share bytes, except a node's result with the operand whose
     memory its kernel takes over (`Kernel.in_place`, not read later) or passes on unchanged
     (`Kernel.alias`); they then start at the same byte. Inputs and constants are never written.
@@ -171,9 +172,11 @@ def _image_bytes(type: TensorType) -> int:
 
 
 def _places(graph: Graph) -> Iterator[Diagnostic]:
-    for name in graph.places.keys() - graph.types.keys():
-        yield _problem(9, f"`{name}` has a place but is not defined")
+    for name in graph.places.keys() - (graph.types.keys() - graph.constants.keys()):
+        yield _problem(9, f"`{name}` has a place but is not defined, or a constant")
     for name, type in graph.types.items():
+        if name in graph.constants:
+            continue
         place = graph.places.get(name)
         reason = "has no place" if place is None else _misplaced(graph, name, type, place)
         if reason:
@@ -182,8 +185,6 @@ def _places(graph: Graph) -> Iterator[Diagnostic]:
 
 def _misplaced(graph: Graph, name: str, type: TensorType, place: Place) -> str | None:
     """What is wrong with a value's place, if something is."""
-    if (place.region is Region.CONSTANT) != (name in graph.constants):
-        return f"is at {place}, the constants' region is for constants"
     if place.offset < 0:
         return f"is at {place}, before its region"
     if place.region is Region.ARENA:
@@ -228,7 +229,7 @@ def _overlaps(graph: Graph, target: Target | None) -> Iterator[Diagnostic]:
     last = {operand: i for i, node in enumerate(graph.nodes) for operand in node.operands}
     last |= dict.fromkeys(graph.output_values, end)  # the caller reads them
     # What the caller gives must outlive the run.
-    tenants = {name: _tenant(graph, name, end) for name in (*graph.inputs, *graph.constants)}
+    tenants = {name: _tenant(graph, name, end) for name in graph.inputs}
     live = list(tenants.values())
     for index, node in enumerate(graph.nodes):
         live = [tenant for tenant in live if tenant.last >= index]
@@ -238,12 +239,12 @@ def _overlaps(graph: Graph, target: Target | None) -> Iterator[Diagnostic]:
             tenants[result] = mine
             for other in [tenant for tenant in live if tenant.meets(mine)]:
                 is_operand = other.start == mine.start
-                if is_operand and any(tenants[name] is other for name in views):
+                if is_operand and any(tenants.get(name) is other for name in views):
                     other.last = max(other.last, mine.last)
                     other.end = max(other.end, mine.end)
                     tenants[result] = other
                     continue
-                if is_operand and other.last == index and any(tenants[n] is other for n in takes):
+                if is_operand and other.last == index and any(tenants.get(n) is other for n in takes):
                     continue
                 place, when = graph.places[result], "here" if other.last == index else "later"
                 yield _problem(

@@ -1,8 +1,9 @@
 """The table of kernels. Adding an algorithm is one file and one line here."""
 
 from cnnc.codegen.kernels.conv_direct import DirectConv
+from cnnc.codegen.kernels.reference import ReferenceKernel
 from cnnc.ir.kernel import Kernel
 
-KERNELS: dict[str, type[Kernel]] = {kernel.name: kernel for kernel in (DirectConv,)}
+KERNELS: dict[str, type[Kernel]] = {kernel.name: kernel for kernel in (DirectConv, ReferenceKernel)}
 
 __all__ = ["KERNELS"]

@@ -1,0 +1,261 @@
+"""The driver joins the rooms: source -> graph -> planned graph -> native code -> model.
+
+`build` gives every stage as a value, for inspection; `compile` keeps only what running needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from cnnc.codegen.host import (
+    can_run,
+    compile_object,
+    load_object,
+    measure_ghz,
+    named_target,
+    native_target,
+)
+from cnnc.codegen.kernels import KERNELS
+from cnnc.codegen.module import NativeModule, build_module
+from cnnc.codegen.team import default_threads, team, team_symbols
+from cnnc.frontends import load
+from cnnc.ir.graph import Graph, Node
+from cnnc.ir.location import Diagnostic, OptionError, PassError
+from cnnc.ir.op import Fusable
+from cnnc.ir.ops import Reorder
+from cnnc.ir.target import Target
+from cnnc.model import CompiledModel
+from cnnc.options import Options
+from cnnc.passes import PASSES, PIPELINES
+from cnnc.passes.base import Context, Observer, PassRecord, Pipeline
+from cnnc.report import KernelRow, Memory, PassRow, Report
+from cnnc.runtime.executable import Executable, Step
+
+Progress = Callable[[str], None]
+"""Called with a few words at the start of each phase, pass and kernel."""
+
+ZOO = Path(__file__).parent / "zoo"
+
+
+@dataclass(frozen=True)
+class Build:
+    """Every stage of one compilation."""
+
+    planned: Graph
+    module: NativeModule
+    target: Target
+    options: Options
+    report: Report
+
+
+def zoo_models() -> dict[str, Path]:
+    """Name -> file of the models that come with cnnc."""
+    return {path.stem: path for path in sorted(ZOO.glob("*.cnn"))}
+
+
+def resolve(source: str | Path) -> Path:
+    """The file of a zoo model's name or a path.
+
+    Raises:
+        OptionError: there is neither; suggests the nearest name.
+    """
+    models = zoo_models()
+    if str(source) in models:
+        return models[str(source)]
+    path = Path(source)
+    if path.is_file():
+        return path
+    from difflib import get_close_matches
+
+    near = get_close_matches(str(source), models, n=1)
+    known = ", ".join(models)
+    help = f"did you mean `{near[0]}`?" if near else f"give a file, or a zoo model: {known}"
+    what = "is a folder" if path.is_dir() else "is neither a file nor a model of the zoo"
+    raise OptionError(Diagnostic(f"`{source}` {what}", help=help))
+
+
+def load_graph(source: str | Path | Graph, options: Options) -> Graph:
+    """The portable graph of a zoo name, a file or a graph, with `options.sizes` put in."""
+    if isinstance(source, Graph):
+        graph = source
+    else:
+        graph = load(resolve(source), parameters=options.parameters)
+    unknown = [name for name in options.sizes if name not in graph.symbols]
+    if unknown:
+        known = ", ".join(sorted(graph.symbols)) or "none"
+        raise OptionError(f"the model has no size `{unknown[0]}`; its symbolic sizes: {known}")
+    return graph.bind(options.sizes)
+
+
+def resolve_target(name: str) -> Target:
+    """The target of that name; the host's clock is measured, for predicted times."""
+    target = named_target(name)
+    return replace(target, ghz=round(measure_ghz(), 2)) if target == native_target() else target
+
+
+def optimise(
+    graph: Graph, options: Options, target: Target, observers: Iterable[Observer] = ()
+) -> tuple[Graph, tuple[PassRecord, ...]]:
+    """Runs the pass pipeline."""
+    pipeline = Pipeline.parse(options.passes, PASSES, PIPELINES)
+    context = Context(
+        target=target, kernels=KERNELS, exact=options.exact, max_rel_err=options.max_rel_err
+    )
+    return pipeline.run(graph, context, observers)
+
+
+def build(source: str | Path | Graph, options: Options, progress: Progress | None = None) -> Build:
+    """Everything up to LLVM text and packed weights."""
+    say = progress or (lambda words: None)
+    clock = _Clock()
+    say("parsing")
+    graph = load_graph(source, options)
+    clock.lap("parse")
+    target = resolve_target(options.target)
+    passes = Pipeline.parse(options.passes, PASSES, PIPELINES).passes
+    names = iter([*(str(p) for p in passes[1:]), ""])
+    say(f"pass {passes[0]}" if passes else "no passes")
+    planned, records = optimise(
+        graph, options, target, [lambda *_: say(f"pass {name}") if (name := next(names)) else None]
+    )
+    del graph  # the passes made new weights of most of its
+    clock.lap("passes")
+    _check_planned(planned, options)
+    module = build_module(planned, target, lambda what, done, total: say(what))
+    clock.lap("kernels")
+    threads = options.threads or default_threads()
+    report = _report(planned, records, module, target, threads, clock.laps)
+    return Build(planned, module, target, options, report)
+
+
+def compile(
+    source: str | Path | Graph, *, progress: Progress | None = None, **options: Any
+) -> CompiledModel:
+    """Compiles a model for this machine; see `cnnc.compile`."""
+    chosen = Options.of(**options)
+    return finish(build(source, chosen, progress), progress)
+
+
+def finish(built: Build, progress: Progress | None = None) -> CompiledModel:
+    """Native code of a build, loaded and ready to run."""
+    if not can_run(built.target):
+        raise OptionError(
+            Diagnostic(
+                f"code for target `{built.target.name}` cannot run on this machine",
+                help="inspect it with `cnnc inspect --target`, or compile for `native`",
+            )
+        )
+    if progress:
+        progress("native code")
+    clock = _Clock()
+    code = compile_object(built.module.text, built.target)
+    clock.lap("native code")
+    loaded = load_object(code, team_symbols())
+    steps = [
+        Step(loaded.address(s.symbol)) if s.is_native else Step(node=s.nodes[0])
+        for s in built.module.segments
+    ]
+    threads = built.report.threads
+    # Only nodes that run in NumPy still read the constants: the others read the packed weights.
+    read = {o for step in steps if step.node for o in step.node.operands}
+    constants = {name: a for name, a in built.planned.constants.items() if name in read}
+    graph = replace(built.planned, constants=constants)
+    executable = Executable(
+        graph, steps, built.module.weights, built.module.scratch_bytes, threads, team(threads).run
+    )
+    report = replace(built.report, seconds={**built.report.seconds, **clock.laps})
+    return CompiledModel(executable, report, loaded)
+
+
+class _Clock:
+    """Wall-clock seconds by phase."""
+
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._last = perf_counter()
+
+    def lap(self, name: str) -> None:
+        now = perf_counter()
+        self.laps[name] = now - self._last
+        self._last = now
+
+
+def _check_planned(graph: Graph, options: Options) -> None:
+    """Raises unless the pipeline planned everything, and natively where `strict` asks for it."""
+    if any(node.kernel is None for node in graph.nodes) or graph.nodes and not graph.places:
+        raise PassError(
+            Diagnostic(
+                f"the pipeline `{options.passes}` leaves the graph unplanned",
+                help="end it with choose-kernels,plan-memory, as `default` does",
+            )
+        )
+    slow = [node for node in graph.nodes if node.kernel and not node.kernel.native]
+    if slow and options.strict:
+        raise PassError(
+            [
+                Diagnostic(
+                    f"{node.op.name} `{node.title}` has no native kernel here",
+                    *node.locations[:1],
+                    help="compile without `strict` to run it in NumPy",
+                )
+                for node in slow
+            ]
+        )
+
+
+def _report(
+    graph: Graph,
+    records: Sequence[PassRecord],
+    module: NativeModule,
+    target: Target,
+    threads: int,
+    seconds: dict[str, float],
+) -> Report:
+    bound = graph.bind({name: 1 for name in graph.symbols})
+    rows = tuple(_kernel_row(bound, node, module) for node in graph.nodes)
+    return Report(
+        model=graph.name,
+        target=f"{target.name} ({target.cpu})" if target.cpu != target.name else target.name,
+        threads=threads,
+        passes=tuple(
+            PassRow(r.name, PASSES[r.name].description(), r.changes, r.seconds, r.nodes_after)
+            for r in records
+        ),
+        kernels=rows,
+        flops=sum(row.flops for row in rows),
+        parameters=graph.parameters,
+        memory=Memory(module.weights.nbytes, graph.arena_bytes, module.scratch_bytes * threads),
+        functions=len(module.programs),
+        reorders=sum(isinstance(node.op, Reorder) for node in graph.nodes),
+        seconds=dict(seconds),
+    )
+
+
+def _kernel_row(graph: Graph, node: Node, module: NativeModule) -> KernelRow:
+    assert node.kernel is not None
+    names = [node.op.name]
+    if isinstance(node.op, Fusable):
+        names += [step.op.name for step in node.op.epilogue]
+    return KernelRow(
+        name=node.title,
+        op="+".join(names),
+        sources=tuple(f"{at.file}:{at.line}" for at in node.locations if at.line),
+        output=str(graph.types[node.name]),
+        kernel=kernel_text(node),
+        symbol=module.symbols.get(node.name, ""),
+        flops=node.op.flops(graph.operand_types(node), graph.result_types(node)),
+        predicted_us=node.kernel.microseconds,
+        native=node.kernel.native,
+    )
+
+
+def kernel_text(node: Node) -> str:
+    """The kernel with its schedule, without the predicted time."""
+    from cnnc.ir.attributes import write_fields
+
+    assert node.kernel is not None
+    return node.kernel.name + write_fields(replace(node.kernel, microseconds=0.0))

@@ -1,0 +1,131 @@
+"""A compiled model: call it with NumPy arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from cnnc.ir.location import Diagnostic, InputError
+from cnnc.ir.op import Array
+from cnnc.ir.types import Dim, TensorType
+from cnnc.report import Memory, Report
+from cnnc.runtime.executable import Executable
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """An input or output as the caller sees it; a symbolic size is its name."""
+
+    name: str
+    dtype: str  # NumPy's name, e.g. "float32"
+    shape: tuple[int | str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.dtype}[{', '.join(map(str, self.shape))}]"
+
+
+class CompiledModel:
+    """A model in native code, made by `cnnc.compile`.
+
+    Safe to call from several Python threads. `model(x)` takes the only input and gives the only
+    output; `model.run({...})` works with names.
+    """
+
+    def __init__(self, executable: Executable, report: Report, code: object) -> None:
+        self._executable = executable
+        self._report = report
+        self._code = code  # keeps the native code loaded
+        graph = executable.graph
+        self.graph = graph
+        self.inputs = tuple(_info(name, graph.types[name]) for name in graph.inputs)
+        self.outputs = tuple(_info(name, graph.types[value]) for name, value in graph.outputs)
+
+    def __call__(self, *args: Array, out: Array | None = None, **named: Array) -> Any:
+        """Runs the model: `m(x)`, `m(x, y)` in the order of `m.inputs`, or `m(image=x)`.
+
+        Returns the output's array, or a tuple of them where the model has several.
+
+        Raises:
+            InputError: names, shapes or element types that do not fit.
+        """
+        if len(args) > len(self.inputs):
+            raise InputError(f"the model has {len(self.inputs)} inputs, got {len(args)}")
+        given = dict(zip((i.name for i in self.inputs), args, strict=False))
+        twice = given.keys() & named.keys()
+        if twice:
+            raise InputError(f"input `{min(twice)}` is given twice")
+        if out is not None and len(self.outputs) > 1:
+            raise InputError(
+                Diagnostic(
+                    f"`out=` takes one array, the model has {len(self.outputs)} outputs",
+                    help="use model.run(inputs, out={name: array, ...})",
+                )
+            )
+        places = None if out is None else {self.outputs[0].name: out}
+        results = tuple(self.run({**given, **named}, places).values())
+        return results[0] if len(results) == 1 else results
+
+    def run(
+        self, inputs: Mapping[str, Array], out: Mapping[str, Array] | None = None
+    ) -> dict[str, Array]:
+        """Output name -> array, for inputs by name.
+
+        Args:
+            inputs: input name -> array; shapes and element types as in `model.inputs`.
+            out: output name -> C-contiguous array to write into; then nothing is allocated.
+        Raises:
+            InputError: names, shapes or element types that do not fit; all are listed.
+        """
+        return self._executable.run(inputs, out)
+
+    def profile(self, inputs: Mapping[str, Array], repeats: int = 10) -> dict[str, float]:
+        """Kernel name -> median seconds in it, over `repeats` runs of the whole model."""
+        from time import perf_counter
+
+        names = [node.name for node in self.graph.nodes]
+        samples = np.empty((repeats, len(names)))
+        cycles = np.zeros(len(names) + 1, np.uint64)
+        for i in range(repeats):
+            cycles[:] = 0
+            start = perf_counter()
+            self._executable.run(inputs, cycles=cycles)
+            seconds = perf_counter() - start
+            ticks = np.concatenate([cycles[-1:], cycles[:-1]])
+            # Steps without code of their own leave no count: they end where the last one did.
+            ticks = np.maximum.accumulate(ticks).astype(np.float64)
+            total = max(ticks[-1] - ticks[0], 1.0)
+            samples[i] = np.diff(ticks) / total * seconds
+        return dict(zip(names, np.median(samples, axis=0).tolist(), strict=True))
+
+    @property
+    def memory(self) -> Memory:
+        """What the model takes: weights, arena, scratch; `memory.peak` in bytes."""
+        return self._report.memory
+
+    @property
+    def threads(self) -> int:
+        """How many threads a call uses."""
+        return self._report.threads
+
+    def report(self) -> Report:
+        """What the compiler did: passes, kernels, memory, time. `print` it, or take `.json()`."""
+        return self._report
+
+    def __repr__(self) -> str:
+        inputs = ", ".join(map(str, self.inputs))
+        outputs = ", ".join(map(str, self.outputs))
+        return (
+            f"<cnnc model {self._report.model}({inputs}) -> ({outputs}); "
+            f"{len(self.graph.nodes)} kernels, {self.threads} threads, {self.memory}>"
+        )
+
+
+def _info(name: str, type: TensorType) -> TensorInfo:
+    return TensorInfo(name, type.dtype.value, tuple(_size(d) for d in type.shape))
+
+
+def _size(dim: Dim) -> int | str:
+    return dim if isinstance(dim, int) else str(dim)

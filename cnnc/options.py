@@ -1,0 +1,55 @@
+"""What can be set for a compilation, checked where it comes in."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from cnnc.ir.location import Diagnostic, OptionError
+
+
+class Options(BaseModel):
+    """Options of `cnnc.compile`.
+
+    Attributes:
+        threads: how many threads run the model; None takes what the process may use.
+        target: "native" or a preset such as "x86-64-v3"; others than the host's can be inspected
+            but not run.
+        passes: the pass pipeline as text, e.g. "default,-fuse-epilogue".
+        exact: only algorithms that sum as the definition does.
+        max_rel_err: the error that an inexact algorithm may make, relative to the output's range.
+        strict: refuse a model of which a part would run in NumPy.
+        sizes: numbers for symbolic sizes, e.g. {"H": 256}; the batch may stay symbolic.
+        parameters: values for the model's parameters, e.g. {"classes": 10}.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    threads: int | None = Field(default=None, ge=1, le=1024)
+    target: str = "native"
+    passes: str = "default"
+    exact: bool = False
+    max_rel_err: float = Field(default=1e-4, gt=0)
+    strict: bool = False
+    sizes: dict[str, int] = Field(default_factory=dict)
+    parameters: dict[str, Any] = Field(default_factory=dict)
+
+    @staticmethod
+    def of(**given: Any) -> Options:
+        """Options from keyword arguments. Raises `OptionError` for unknown or unfit ones."""
+        try:
+            return Options(**given)
+        except ValidationError as error:
+            raise OptionError([_explain(problem) for problem in error.errors()]) from None
+
+
+def _explain(problem: Any) -> Diagnostic:
+    name = str(problem["loc"][0])
+    if problem["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(name, Options.model_fields, n=1)
+        known = ", ".join(Options.model_fields)
+        help = f"did you mean `{near[0]}`?" if near else f"the options are {known}"
+        return Diagnostic(f"there is no option `{name}`", help=help)
+    return Diagnostic(f"option `{name}`: {problem['msg']}, got {problem['input']!r}")

@@ -1,0 +1,277 @@
+"""choose-kernels: the border from portable to planned.
+
+For every node the kernel table is asked for candidates; for each way to lay out the operands and
+the result the cheapest one stays. Then one choice per node is made so that predicted kernel times
+plus the reorders between disagreeing neighbours are least over the whole graph, and the reorders
+that are left are inserted. Borders: a tensor gets the widest zero halo any of its readers wants.
+
+    %h = conv2d(%x, %w) {...} : f32[N,64,56,56]
+    %h = conv2d(%x, %w) {...} : f32[N,64,56,56]{c16 halo=1x1x1x1}
+         kernel=direct_conv{tile=[2,1,14], order=pixels, microseconds=540.0}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+
+from cnnc.ir.graph import Graph, Level, Node
+from cnnc.ir.kernel import NO_HALO, Halo, Kernel, Site
+from cnnc.ir.location import Diagnostic, Location, PassError
+from cnnc.ir.op import Array
+from cnnc.ir.ops import Reorder
+from cnnc.ir.target import Target
+from cnnc.ir.types import PLAIN, Layout, Sym, TensorType
+from cnnc.passes.base import Context, Pass
+from cnnc.passes.pbqp import Problem
+
+Signature = tuple[tuple[int, ...], int]  # the blocks of the operands and of the result
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A kernel at a site with its layouts and predicted cycles."""
+
+    kernel: Kernel
+    operands: tuple[int, ...]
+    result: int
+    cycles: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChooseKernels(Pass):
+    """Choose algorithm, tile, loop order and layout for every node; insert reorders."""
+
+    name: ClassVar[str] = "choose-kernels"
+    level: ClassVar[Level] = Level.PORTABLE
+
+    def run(self, graph: Graph, context: Context) -> tuple[Graph, int]:
+        check_batch(graph)
+        choices = _alternatives(graph, context)
+        picked = _pick(graph, choices, context.target)
+        planned = _Layouts(graph, picked, context).apply()
+        return planned, len(planned.nodes)
+
+
+def check_batch(graph: Graph) -> None:
+    """Raises unless the only symbol left is the batch, in dimension 0, and no op mixes it."""
+    problems = []
+    for name in graph.inputs:
+        for axis, dim in enumerate(graph.types[name].shape):
+            if isinstance(dim, Sym) and (axis > 0 or not dim.is_plain):
+                size = dim.divisor * 32
+                problems.append(
+                    Diagnostic(
+                        f"size {dim} of input `{name}` has no number; spatial sizes are fixed when "
+                        "the model is compiled",
+                        help=f"give it one: sizes={{'{dim.name}': {size}}} or "
+                        f"--size {dim.name}={size}",
+                    )
+                )
+    for node in graph.nodes:
+        types = graph.operand_types(node)
+        if any(isinstance(d, Sym) for t in types for d in t.shape[:1]) and node.op.mixes_batch(
+            types
+        ):
+            symbol = next(d for t in types for d in t.shape[:1] if isinstance(d, Sym))
+            problems.append(
+                Diagnostic(
+                    f"{node.op.name} `{node.title}` works across the batch, whose size {symbol} "
+                    "is not fixed",
+                    next(iter(node.locations), Location()),
+                    help=f"fix it: sizes={{'{symbol.name}': 1}} or --size {symbol.name}=1",
+                )
+            )
+    if problems:
+        raise PassError(problems)
+
+
+def _alternatives(graph: Graph, context: Context) -> dict[str, list[Choice]]:
+    known: dict[Site, list[Choice]] = {}
+    found = {}
+    for node in graph.nodes:
+        site = graph.site(node, context.target)
+        if site not in known:
+            known[site] = _candidates(site, context)
+        if not known[site]:
+            raise PassError(
+                Diagnostic(
+                    f"no kernel can compute {node.op.name} `{node.title}` with operands "
+                    f"{', '.join(map(str, site.operands))}",
+                    next(iter(node.locations), Location()),
+                )
+            )
+        found[node.name] = known[site]
+    return found
+
+
+def _candidates(site: Site, context: Context) -> list[Choice]:
+    best: dict[Signature, Choice] = {}
+    for kind in context.kernels.values():
+        for kernel in kind.candidates(site):
+            signature = kernel.blocks(site)
+            cycles = kernel.cycles(site)
+            if signature not in best or cycles < best[signature].cycles:
+                microseconds = round(cycles / context.target.ghz / 1000, 2)
+                timed = replace(kernel, microseconds=microseconds)
+                best[signature] = Choice(timed, *signature, cycles)
+    return list(best.values())
+
+
+def reorder_cycles(type: TensorType, target: Target) -> float:
+    """Predicted cycles to copy a tensor into another layout."""
+    return 2.0 * type.bind({d.name: 1 for d in type.shape if isinstance(d, Sym)}).elements + 500.0
+
+
+def _pick(graph: Graph, choices: Mapping[str, list[Choice]], target: Target) -> dict[str, Choice]:
+    problem = Problem()
+    for node in graph.nodes:
+        costs = np.array([c.cycles for c in choices[node.name]])
+        problem.node(node.name, costs + _border_costs(graph, node, choices[node.name], target))
+    for node in graph.nodes:
+        for i, operand in enumerate(node.operands):
+            maker = graph.producers.get(operand)
+            if maker is None:
+                continue
+            price = reorder_cycles(graph.types[operand], target)
+            made = np.array([c.result for c in choices[maker.name]])
+            wanted = np.array([c.operands[i] for c in choices[node.name]])
+            problem.edge(maker.name, node.name, (made[:, None] != wanted[None, :]) * price)
+    answer = problem.solve()
+    return {node.name: choices[node.name][answer[node.name]] for node in graph.nodes}
+
+
+def _border_costs(graph: Graph, node: Node, choices: Sequence[Choice], target: Target) -> Array:
+    """Reorders to and from the caller's plain arrays."""
+    costs = np.zeros(len(choices))
+    for i, operand in enumerate(node.operands):
+        if operand in graph.inputs:
+            price = reorder_cycles(graph.types[operand], target)
+            costs += [price * (c.operands[i] != 1) for c in choices]
+    for result in node.results:
+        if result in graph.output_values:
+            price = reorder_cycles(graph.types[result], target)
+            costs += [price * (c.result != 1) for c in choices]
+    return costs
+
+
+class _Layouts:
+    """Gives every value its layout and puts a reorder where a reader needs another one."""
+
+    def __init__(self, graph: Graph, picked: Mapping[str, Choice], context: Context) -> None:
+        self.graph, self.picked, self.context = graph, picked, context
+        self.types = dict(graph.types)
+        self.constants = dict(graph.constants)
+        self.nodes: list[Node] = []
+        self.sites = {n.name: graph.site(n, context.target) for n in graph.nodes}
+        # (value, wanted block) -> the widest halo among the readers that want this block
+        self.halos: dict[tuple[str, int], Halo] = {}
+        self.reordered: dict[tuple[str, Layout], str] = {}
+
+    def apply(self) -> Graph:
+        for node in self.graph.nodes:
+            for i, operand in enumerate(node.operands):
+                key = (operand, self.picked[node.name].operands[i])
+                halo = self._needed(node, i)
+                self.halos[key] = tuple(map(max, self.halos.get(key, NO_HALO), halo))  # type: ignore[assignment]
+        for node in self.graph.nodes:
+            self._place(node)
+        outputs = self._outputs()
+        return replace(
+            self.graph,
+            nodes=tuple(self.nodes),
+            outputs=outputs,
+            types=self.types,
+            constants=self.constants,
+            level=Level.PLANNED,
+        )
+
+    def _needed(self, node: Node, operand: int) -> Halo:
+        return self.picked[node.name].kernel.halo(self.sites[node.name], operand)
+
+    def _place(self, node: Node) -> None:
+        choice = self.picked[node.name]
+        operands = []
+        for i, operand in enumerate(node.operands):
+            if operand in self.graph.constants:
+                operands.append(operand)
+            else:
+                operands.append(self._as_wanted(node, i, operand))
+        for result in node.results:
+            halo = NO_HALO
+            if result not in self.graph.output_values and choice.kernel.writes_halo(
+                self.sites[node.name]
+            ):
+                halo = self.halos.get((result, choice.result), NO_HALO)
+            self.types[result] = self.types[result].with_layout(Layout(choice.result, halo))
+        self.nodes.append(replace(node, operands=tuple(operands), kernel=choice.kernel))
+
+    def _as_wanted(self, node: Node, i: int, operand: str) -> str:
+        choice, site = self.picked[node.name], self.sites[node.name]
+        block, need = choice.operands[i], self._needed(node, i)
+        layout = self.types[operand].layout
+        strict = not choice.kernel.accepts_halo(site, i)
+        wide_enough = all(n <= h for n, h in zip(need, layout.halo, strict=True))
+        if layout.block == block and (layout.halo == need if strict else wide_enough):
+            return operand
+        halo = need if strict else self.halos[operand, block]
+        return self._reorder(operand, Layout(block, halo))
+
+    def _reorder(self, operand: str, layout: Layout) -> str:
+        if (operand, layout) not in self.reordered:
+            name = self._fresh(f"{operand}.{_describe(layout)}")
+            self._add_reorder(operand, name, layout)
+            self.reordered[operand, layout] = name
+        return self.reordered[operand, layout]
+
+    def _add_reorder(self, operand: str, name: str, layout: Layout) -> None:
+        self.types[name] = self.types[operand].with_layout(layout)
+        maker = self.graph.producers.get(operand)
+        locations = maker.locations[:1] if maker else ()
+        node = Node(Reorder(), (operand,), (name,), locations)
+        scope = replace(self.graph, types=self.types, constants=self.constants)
+        site = scope.site(node, self.context.target)
+        kernels = [
+            kernel for kind in self.context.kernels.values() for kernel in kind.candidates(site)
+        ]
+        best = min(kernels, key=lambda k: k.cycles(site))
+        microseconds = round(best.cycles(site) / self.context.target.ghz / 1000, 2)
+        self.nodes.append(replace(node, kernel=replace(best, microseconds=microseconds)))
+
+    def _fresh(self, hint: str) -> str:
+        name, count = hint, 0
+        while name in self.types:
+            count += 1
+            name = f"{hint}_{count}"
+        return name
+
+    def _outputs(self) -> tuple[tuple[str, str], ...]:
+        """Every output a plain value of its own that a kernel writes; copies where it is not."""
+        outputs = []
+        taken: set[str] = set()
+        for public, value in self.graph.outputs:
+            root = self._root(value)
+            free = root not in taken and root in self.graph.producers
+            if not free or self.types[value].layout != PLAIN:
+                copy = self._fresh(f"{value}.out")
+                self._add_reorder(value, copy, PLAIN)
+                value = copy
+            taken.add(root if free else value)
+            outputs.append((public, value))
+        return tuple(outputs)
+
+    def _root(self, value: str) -> str:
+        """The value whose memory this one is."""
+        node = self.graph.producers.get(value)
+        while node and self.picked[node.name].kernel.alias(self.sites[node.name]):
+            value = node.operands[0]
+            node = self.graph.producers.get(value)
+        return value
+
+
+def _describe(layout: Layout) -> str:
+    text = f"c{layout.block}" if layout.block > 1 else "plain"
+    return text + ("_halo" if any(layout.halo) else "")
