@@ -308,12 +308,11 @@ class _Emitter:
     def pow2(self, power: str, lanes: int) -> str:
         type = vector_type(lanes)
         bits = "i32" if lanes == 1 else f"<{lanes} x i32>"
-        bias, shift = ("127", "23") if lanes == 1 else ("splat (i32 127)", "splat (i32 23)")
-        # A NaN or huge power has no meaning here; saturation only keeps the conversion defined.
-        name = f"fptosi.sat.{'i32.f32' if lanes == 1 else f'v{lanes}i32.v{lanes}f32'}"
-        whole = self.value_line(self.intrinsic(name, bits, (type, power)))
-        biased = self.value_line(f"add {bits} {whole}, {bias}")
-        raised = self.value_line(f"shl {bits} {biased}, {shift}")
+        shift = "23" if lanes == 1 else "splat (i32 23)"
+        # The low bits of 2 ** 23 + 127 + power are the biased exponent; the shift drops the rest.
+        biased = self.value_line(f"fadd {type} {power}, {self.constant(2.0**23 + 127, lanes)}")
+        whole = self.value_line(f"bitcast {type} {biased} to {bits}")
+        raised = self.value_line(f"shl {bits} {whole}, {shift}")
         return self.value_line(f"bitcast {bits} {raised} to {type}")
 
     def reduce(self, reduce: Reduce) -> str:

@@ -1,8 +1,9 @@
 """What each elementwise op computes on a vector: the table SCALAR, and the functions behind it.
 
-exp is a polynomial of degree 6 after reduction to |r| <= ln(2) / 2: at most 2 ulp from the true
-value; tanh and sigmoid follow from it with at most 4 ulp. Results below the smallest normal number
-are zero. NaN and Inf come out as NumPy's do.
+exp is a polynomial of degree 6 after reduction to |r| <= ln(2) / 2: at most 1 ulp from the true
+value, and zero below 1.7e-38; tanh, sigmoid and silu follow from it with at most 3 ulp where no
+step of theirs falls below the smallest normal number. The others round as NumPy does. NaN and Inf
+come out as NumPy's do.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ from cnnc.ir.ops import (
 
 ROUNDER = 12582912.0  # 1.5 * 2 ** 23: adding and subtracting it rounds to a whole number
 LN2_HIGH, LN2_LOW = 0.693359375, -2.12194440e-4  # their sum is ln(2) beyond float32
-EXP_TAYLOR = (1 / 720, 1 / 120, 1 / 24, 1 / 6, 1 / 2)
+EXP_LOWEST = -86.98  # exp of less is zero; here and above the scaling stays a normal number
+# e ** r = 1 + r + r ** 2 * (this), fitted for the least relative error: 4e-9.
+EXP_SERIES = (1.38145394e-3, 8.36874545e-3, 4.16683890e-2, 1.66665211e-1, 4.99999940e-1)
 TANH_ODD = (
     -5.70498872745e-3,
     2.06390887954e-2,
@@ -41,18 +44,18 @@ TANH_ODD = (
 def exp(p: ProgramBuilder, x: Value) -> Value:
     """e ** x."""
     x = p.bind("x", x)
-    clamped = p.bind("x", apply("min", 88.8, apply("max", -87.4, x)))
+    clamped = p.bind("x", apply("min", 88.8, apply("max", EXP_LOWEST, x)))
     n = p.bind("n", (clamped * 1.4426950408889634 + ROUNDER) - ROUNDER)
     r = p.bind(
         "r", fma(n, Constant(n.lanes, -LN2_LOW), fma(n, Constant(n.lanes, -LN2_HIGH), clamped))
     )
-    series: Value = Constant(r.lanes, EXP_TAYLOR[0])
-    for coefficient in EXP_TAYLOR[1:]:
+    series: Value = Constant(r.lanes, EXP_SERIES[0])
+    for coefficient in EXP_SERIES[1:]:
         series = fma(series, r, Constant(r.lanes, coefficient))
-    power = fma(series, p.bind("rr", r * r), r + 1.0)
-    # 2 ** n as 2 * 2 ** (n - 1): n reaches 128 just below overflow.
-    scaled = p.bind("e", power * apply("pow2", n - 1.0) * 2.0)
-    low = p.bind("e", apply("less", x, -87.33654, 0.0, scaled))
+    power = fma(series, p.bind("rr", r * r), r) + 1.0
+    # 2 ** n as 2 * 2 ** (n - 1): n reaches 128 just below overflow, and -125 at the low end.
+    scaled = p.bind("e", power * 2.0 * apply("pow2", n - 1.0))
+    low = p.bind("e", apply("less", x, EXP_LOWEST, 0.0, scaled))
     return apply("less", 88.72284, x, float("inf"), low)
 
 

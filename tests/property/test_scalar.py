@@ -1,0 +1,125 @@
+"""Every elementwise function against the op's NumPy meaning: special values and a dense sweep."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+
+import numpy as np
+import pytest
+from kernel_harness import Floats, run_program
+
+from cnnc.codegen.interpret import interpret
+from cnnc.codegen.scalar import SCALAR, emit_scalar, exp
+from cnnc.ir.loops import Program, ProgramBuilder
+from cnnc.ir.op import Binary, Elementwise, Unary
+from cnnc.ir.ops import OPS, LeakyRelu, Sigmoid, Silu, Tanh
+
+LANES = 16
+TINY = float(np.finfo(np.float32).tiny)
+# Op -> the most it may be off, in ulp of the true value; the others round as NumPy does.
+ULP: dict[type[Elementwise], float] = {Sigmoid: 3.0, Tanh: 3.0, Silu: 3.0}
+
+SPECIAL = np.array(
+    [0.0, -0.0, 1, -1, 0.5, 3, -3, 6, -6, 0.625, -0.625, 1e-30, -1e-30, 1e-10, -1e-10]
+    + [9, -9, 17, -17, 80, -80, 86.97, -86.97, 86.99, -86.99, 88.3, -88.3, 88.7, -88.7, 88.73]
+    + [-88.73, 89, -89, 1e3, -1e3, 3.4e38, -3.4e38, 1.2e-38, np.inf, -np.inf, np.nan],
+    np.float32,
+)
+
+UNARY: list[Unary] = [
+    op for op in (cls() for cls in SCALAR if issubclass(cls, Unary)) if isinstance(op, Unary)
+] + [LeakyRelu(alpha=0.3)]
+BINARY: list[Binary] = [
+    op for op in (cls() for cls in SCALAR if issubclass(cls, Binary)) if isinstance(op, Binary)
+]
+
+
+def program_of(op: Elementwise | None, size: int) -> Program:
+    """A loop over `size` elements, a multiple of the lanes; None stands for exp."""
+    p = ProgramBuilder("scalar")
+    names = op.operands if op else ("x",)
+    inputs = [p.buffer(name) for name in names]
+    y = p.buffer("y")
+    with p.parallel("i", 0, size // LANES) as i:
+        values = [p.load(x, i * LANES, LANES) for x in inputs]
+        p.store(y, i * LANES, emit_scalar(op, p, *values) if op else exp(p, *values))
+    return p.finish()
+
+
+def run(op: Elementwise | None, arrays: Sequence[Floats]) -> Floats:
+    size = -(-arrays[0].size // LANES) * LANES
+    buffers = [np.resize(a, size) for a in arrays] + [np.zeros(size, np.float32)]
+    run_program(program_of(op, size), buffers)
+    return np.asarray(buffers[-1][: arrays[0].size], np.float32)
+
+
+@cache
+def sweep() -> Floats:
+    """Floats of every sign and exponent, all values around the interesting ones, the specials."""
+    spread = np.arange(0, 2**32, 14087, dtype=np.int64).astype(np.uint32).view(np.float32)
+    near = np.linspace(-20, 20, 100_001, dtype=np.float32)
+    edges = np.linspace(-90, -85, 20_001, dtype=np.float32)
+    normal = np.abs(spread) >= TINY  # flushed or not, what lies below is no concern of a model
+    return np.concatenate([spread[normal | (spread == 0)], near, edges, -edges, SPECIAL])
+
+
+def check_ulp(found: Floats, truth: np.ndarray, ulp: float, floor: float) -> None:
+    """`found` is within `ulp` of the float64 `truth`, or both are below `floor`; NaN, Inf alike."""
+    with np.errstate(over="ignore"):
+        rounded = truth.astype(np.float32)
+    plain = np.isfinite(rounded)
+    np.testing.assert_array_equal(found[~plain], rounded[~plain])
+    with np.errstate(under="ignore"):
+        spacing = np.spacing(np.maximum(np.abs(rounded[plain]), np.float32(TINY))).astype(float)
+    error = np.abs(found[plain].astype(np.float64) - truth[plain])
+    bad = (error > ulp * spacing) & (error > floor)
+    assert not bad.any(), f"{(error / spacing)[bad].max()} ulp at result {truth[plain][bad][:5]}"
+
+
+def test_every_elementwise_op_has_a_function() -> None:
+    assert set(SCALAR) == {op for op in OPS.values() if issubclass(op, Elementwise)}
+
+
+def test_exp_is_within_an_ulp() -> None:
+    x = sweep()
+    with np.errstate(over="ignore", under="ignore"):
+        truth = np.exp(x.astype(np.float64))
+    with np.errstate(over="ignore"):
+        truth = np.where(truth.astype(np.float32) < 1.7e-38, 0, truth)
+    found = run(None, [x])
+    check_ulp(np.where(found < 1.7e-38, np.float32(0), found), truth, 1.0, 0.0)
+    assert (found[x < -86.99] == 0).all() and (found[x > -86.97] > 0).all()
+
+
+@pytest.mark.parametrize("op", UNARY, ids=str)
+def test_unary_over_all_magnitudes(op: Unary) -> None:
+    x = sweep()
+    found = run(op, [x])
+    with np.errstate(all="ignore"):
+        if type(op) in ULP:
+            # A sigmoid below the smallest normal number may be zero; silu multiplies it by x.
+            floor = TINY * (90 if isinstance(op, Silu) else 1)
+            check_ulp(found, op.evaluate(x.astype(np.float64)), ULP[type(op)], floor)
+        else:
+            np.testing.assert_array_equal(found, op.evaluate(x))
+
+
+@pytest.mark.parametrize("op", BINARY, ids=str)
+def test_binary_over_all_pairs(op: Binary) -> None:
+    rng = np.random.default_rng(0)
+    random = rng.standard_normal(150).astype(np.float32) * np.exp2(rng.integers(-30, 30, 150))
+    values = np.concatenate([SPECIAL, random.astype(np.float32)])
+    a, b = (m.reshape(-1) for m in np.meshgrid(values, values))
+    with np.errstate(all="ignore"):
+        expected = op.evaluate(a, b)
+    np.testing.assert_array_equal(run(op, [a, b]), expected)
+
+
+@pytest.mark.parametrize("op", [*UNARY, *BINARY], ids=str)
+def test_interpreter_agrees(op: Elementwise) -> None:
+    arrays = [np.roll(SPECIAL, 7 * i)[:32] for i in range(len(op.operands))]
+    slow = np.zeros(32, np.float32)
+    program = program_of(op, 32)
+    interpret(program, dict(zip(program.buffers, [*arrays, slow], strict=True)))
+    np.testing.assert_array_max_ulp(run(op, arrays), slow, maxulp=2)
