@@ -213,8 +213,3 @@ def _read(path: Path) -> str:
         return path.read_text().strip()
     except OSError:
         return ""
-
-
-def team_symbols() -> dict[str, int]:
-    """Name -> address of what code that a team runs may call: `void cnnc_barrier(team, threads)`."""
-    return {"cnnc_barrier": _native().code.address("cnnc_barrier")}

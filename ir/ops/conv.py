@@ -12,6 +12,8 @@ from numpy.lib.stride_tricks import sliding_window_view
 from cnnc.ir.op import Array, Fusable
 from cnnc.ir.types import Dim, TensorType, known
 
+_PATCH_BYTES = 8 << 20  # the copied patches of one matrix product: they fit into most L3 caches
+
 
 def window_output(size: Dim, before: int, after: int, kernel: int, stride: int) -> Dim:
     """Output size of a sliding window: (size + before + after - kernel) // stride + 1.
@@ -95,29 +97,40 @@ class Conv2d(Fusable):
     def evaluate_anchor(self, *arrays: Array) -> Array:
         x, weight = arrays[0], arrays[1]
         out, per_group, kh, kw = weight.shape
-        top, left, bottom, right = self.pad
-        padded = np.pad(x, ((0, 0), (0, 0), (top, bottom), (left, right)))
-        span = (self.dilation[0] * (kh - 1) + 1, self.dilation[1] * (kw - 1) + 1)
-        windows = sliding_window_view(padded, span, axis=(2, 3))
-        windows = windows[
-            :, :, :: self.stride[0], :: self.stride[1], :: self.dilation[0], :: self.dilation[1]
-        ]
+        if any(self.pad):
+            top, left, bottom, right = self.pad
+            x = np.pad(x, ((0, 0), (0, 0), (top, bottom), (left, right)))
+        (rows, columns), (down, across) = self.stride, self.dilation
+        span = (down * (kh - 1) + 1, across * (kw - 1) + 1)
+        windows = sliding_window_view(x, span, axis=(2, 3))
+        windows = windows[:, :, ::rows, ::columns, ::down, ::across]
         n, _, oh, ow = windows.shape[:4]
-        groups = self.groups
-        if per_group == 1 and out == groups:
+        if per_group == 1 and out == self.groups:
             result = np.zeros((n, out, oh, ow), x.dtype)
             for i in range(kh):  # a depthwise convolution is kh * kw scaled adds
                 for j in range(kw):
                     result += windows[..., i, j] * weight[:, 0, i, j, None, None]
         else:
-            result = np.empty((n, out, oh, ow), x.dtype)
-            kernels = weight.reshape(groups, out // groups, per_group * kh * kw)
-            for image in range(n):  # one image at a time bounds the memory of the patches
-                patches = windows[image].reshape(groups, per_group, oh, ow, kh, kw)
-                matrix = patches.transpose(0, 1, 4, 5, 2, 3).reshape(groups, -1, oh * ow)
-                result[image] = (kernels @ matrix).reshape(out, oh, ow)
+            result = self._multiply(windows, weight)
         if len(arrays) > 2:
             result += arrays[2][:, None, None]
+        return result
+
+    def _multiply(self, windows: Array, weight: Array) -> Array:
+        """One matrix product for each group and band of output rows."""
+        n, _, oh, ow, kh, kw = windows.shape
+        out, per_group = weight.shape[:2]
+        groups, depth = self.groups, per_group * kh * kw
+        kernels = weight.reshape(groups, out // groups, depth)
+        result = np.empty((n, out, oh, ow), windows.dtype)
+        row_bytes = groups * depth * ow * windows.itemsize
+        band = max(_PATCH_BYTES // max(row_bytes, 1), 1)
+        for image in range(n):
+            for top in range(0, oh, band):
+                patches = windows[image, :, top : top + band].transpose(0, 3, 4, 1, 2)
+                rows = patches.shape[3]
+                matrix = patches.reshape(groups, depth, rows * ow)
+                result[image, :, top : top + rows] = (kernels @ matrix).reshape(out, rows, ow)
         return result
 
     def anchor_flops(self, operands: Sequence[TensorType], result: TensorType) -> int:

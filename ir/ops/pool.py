@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 
 from cnnc.ir.op import Array, Fusable, Op
 from cnnc.ir.ops.conv import window_output
@@ -81,17 +80,26 @@ class Pool2d(Op):
         count = -(-(length + before + after - span) // stride) + 1
         return count - 1 if (count - 1) * stride >= length + before else count
 
-    def windows(self, x: Array, fill: float) -> Array:
-        """x's windows as [N, C, OH, OW, KH, KW], the padding holding `fill`."""
-        oh, ow = self.infer(TensorType(x.shape)).dims[2:]
-        top, left = self.pad[:2]
-        bottom = max((oh - 1) * self.stride[0] + self.span[0] - top - x.shape[2], 0)
-        right = max((ow - 1) * self.stride[1] + self.span[1] - left - x.shape[3], 0)
-        border = ((0, 0), (0, 0), (top, bottom), (left, right))
-        padded = np.pad(x, border, constant_values=fill)
-        view = sliding_window_view(padded, self.span, axis=(2, 3))
-        view = view[:, :, :: self.stride[0], :: self.stride[1]][:, :, :oh, :ow]
-        return view[..., :: self.dilation[0], :: self.dilation[1]]
+    def reduce(self, x: Array, fill: float, combine: np.ufunc) -> Array:
+        """`combine` over each window, padding holding `fill`: over its rows, then its columns."""
+        counts = self.infer(TensorType(x.shape)).dims[2:]
+        for axis in (0, 1):
+            stride, dilation, before = self.stride[axis], self.dilation[axis], self.pad[axis]
+            reach = (counts[axis] - 1) * stride + 1  # from the first window's start to the last's
+            # ceil_mode may reach beyond the declared border; rounding down may leave some of it.
+            after = max(reach - 1 + self.span[axis] - before - x.shape[2 + axis], 0)
+            if before or after:
+                border = [(0, 0)] * 4
+                border[2 + axis] = (before, after)
+                x = np.pad(x, border, constant_values=fill)
+            whole = (slice(None),) * (2 + axis)
+            starts = [k * dilation for k in range(self.window[axis])]
+            taps = [x[(*whole, slice(start, start + reach, stride))] for start in starts]
+            value = taps[0].copy()
+            for tap in taps[1:]:
+                combine(value, tap, out=value)
+            x = value
+        return x
 
     def flops(self, operands: Sequence[TensorType], results: Sequence[TensorType]) -> int:
         return results[0].elements * self.window[0] * self.window[1]
@@ -104,7 +112,7 @@ class MaxPool2d(Pool2d):
     name: ClassVar[str] = "max_pool2d"
 
     def evaluate(self, x: Array) -> Array:
-        return np.asarray(self.windows(x, -np.inf).max(axis=(4, 5)))
+        return self.reduce(x, -np.inf, np.maximum)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,7 +143,7 @@ class AvgPool2d(Pool2d):
         rows, columns = self.counts(TensorType(x.shape))
         divisor = np.outer(rows, columns).astype(x.dtype)
         with np.errstate(divide="ignore", invalid="ignore"):
-            return np.asarray(self.windows(x, 0).sum(axis=(4, 5), dtype=x.dtype) / divisor)
+            return np.asarray(self.reduce(x, 0, np.add) / divisor)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
