@@ -258,4 +258,4 @@ def kernel_text(node: Node) -> str:
     from cnnc.ir.attributes import write_fields
 
     assert node.kernel is not None
-    return node.kernel.name + write_fields(replace(node.kernel, microseconds=0.0))
+    return node.kernel.name + write_fields(replace(node.kernel, microseconds=0.0, error=0.0))

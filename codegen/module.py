@@ -117,7 +117,7 @@ class _Functions:
 
     def add(self, node: Node, site: Site) -> None:
         assert node.kernel is not None
-        kernel = replace(node.kernel, microseconds=0.0)
+        kernel = replace(node.kernel, microseconds=0.0, error=0.0)
         if (kernel, site) not in self._by_site:
             self._by_site[kernel, site] = self._emit(kernel.program(site), node)
         self.symbols[node.name] = self._by_site[kernel, site]
@@ -150,7 +150,7 @@ def pack_weights(graph: Graph, target: Target) -> tuple[dict[tuple[str, int], in
     size = 0
     for node in graph.nodes:
         assert node.kernel is not None
-        kernel = replace(node.kernel, microseconds=0.0)
+        kernel = replace(node.kernel, microseconds=0.0, error=0.0)
         for i, operand in enumerate(node.operands):
             if operand not in graph.constants or not kernel.native:
                 continue

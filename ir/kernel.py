@@ -47,11 +47,17 @@ class Site:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kernel(ABC):
-    """One algorithm with its schedule. `microseconds` is the predicted time on one thread."""
+    """One algorithm with its schedule.
+
+    `microseconds` is the predicted time on one thread; `error` the largest error of an approximate
+    kernel on sample data, relative to the result's range.
+    """
 
     name: ClassVar[str]
     native: ClassVar[bool] = True  # False: runs the op's own `evaluate`, in NumPy
+    approximate: ClassVar[bool] = False  # its rounding errors need checking
     microseconds: float = 0.0
+    error: float = 0.0
 
     @classmethod
     @abstractmethod
@@ -81,6 +87,13 @@ class Kernel(ABC):
     def writes_halo(self, site: Site) -> bool:
         """Whether the kernel can write its result with a border."""
         return True
+
+    def relative_error(self, site: Site, weight: Array) -> float:
+        """The largest error, relative to the result's range, on sample data; for approximate ones.
+
+        `weight` is the constant operand 1.
+        """
+        return 0.0
 
     def pack(self, site: Site, operand: int, array: Array) -> Array:
         """A constant operand as the program reads it. By default its elements in order."""

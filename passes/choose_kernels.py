@@ -96,7 +96,8 @@ def _alternatives(graph: Graph, context: Context) -> dict[str, list[Choice]]:
         site = graph.site(node, context.target)
         if site not in known:
             known[site] = _candidates(site, context)
-        if not known[site]:
+        choices = _best(graph, node, site, known[site], context.max_rel_err)
+        if not choices:
             raise PassError(
                 Diagnostic(
                     f"no kernel can compute {node.op.name} `{node.title}` with operands "
@@ -104,20 +105,40 @@ def _alternatives(graph: Graph, context: Context) -> dict[str, list[Choice]]:
                     next(iter(node.locations), Location()),
                 )
             )
-        found[node.name] = known[site]
+        found[node.name] = choices
     return found
 
 
 def _candidates(site: Site, context: Context) -> list[Choice]:
-    best: dict[Signature, Choice] = {}
+    """Every kernel that can stand here, fastest first."""
+    found = []
     for kind in context.kernels.values():
+        if kind.approximate and context.exact:
+            continue
         for kernel in kind.candidates(site):
-            signature = kernel.blocks(site)
             cycles = kernel.cycles(site)
-            if signature not in best or cycles < best[signature].cycles:
-                microseconds = round(cycles / context.target.ghz / 1000, 2)
-                timed = replace(kernel, microseconds=microseconds)
-                best[signature] = Choice(timed, *signature, cycles)
+            microseconds = round(cycles / context.target.ghz / 1000, 2)
+            timed = replace(kernel, microseconds=microseconds)
+            found.append(Choice(timed, *kernel.blocks(site), cycles))
+    return sorted(found, key=lambda choice: choice.cycles)
+
+
+def _best(
+    graph: Graph, node: Node, site: Site, choices: list[Choice], budget: float
+) -> list[Choice]:
+    """For each way to lay out operands and result the fastest choice, if approximate then with an
+    error inside the budget for this node's weights."""
+    best: dict[Signature, Choice] = {}
+    for choice in choices:
+        signature = choice.operands, choice.result
+        if signature in best:
+            continue
+        if choice.kernel.approximate:
+            error = choice.kernel.relative_error(site, graph.constants[node.operands[1]])
+            if not error <= budget:
+                continue
+            choice = replace(choice, kernel=replace(choice.kernel, error=float(f"{error:.1e}")))
+        best[signature] = choice
     return list(best.values())
 
 

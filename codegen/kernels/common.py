@@ -10,7 +10,7 @@ import numpy as np
 
 from cnnc.codegen.scalar import emit_scalar
 from cnnc.ir.kernel import Halo, Site
-from cnnc.ir.loops import Constant, Index, ProgramBuilder, Value
+from cnnc.ir.loops import Constant, Index, ProgramBuilder, TileRef, Value, fma
 from cnnc.ir.op import Array, Elementwise, Fusable, Step
 from cnnc.ir.ops import Conv2d
 from cnnc.ir.types import Layout, TensorType
@@ -135,6 +135,31 @@ def finish(
             taken = p.load(view.buffer, offset, value.lanes, stride, count)
         value = emit_scalar(step.op, p, *step.arrange(value, taken))
     return value
+
+
+def multiply_add(
+    p: ProgramBuilder,
+    acc: TileRef,
+    weight: str,
+    packed: Index,
+    source: str,
+    origin: Index,
+    pitches: tuple[int, int],
+) -> None:
+    """acc[b, r, q] += weight[packed + b * lanes ...] * source[origin + r * down + q * across].
+
+    The micro-kernel of every convolution: a few weight vectors are held, each source element is
+    broadcast to all of them. `pitches` is (down, across), in elements.
+    """
+    blocks, rows, columns = acc.shape
+    vectors = [
+        p.bind("w", p.load(weight, packed + b * acc.lanes, acc.lanes)) for b in range(blocks)
+    ]
+    with p.unroll("r", rows) as r, p.unroll("q", columns) as q:
+        offset = origin + r * pitches[0] + q * pitches[1]
+        pixel = p.bind("p", p.load(source, offset, acc.lanes, stride=0))
+        for b, vector in enumerate(vectors):
+            p.set(acc[b, r, q], fma(vector, pixel, acc[b, r, q]))
 
 
 def varies_inside(view: View, result: TensorType) -> bool:

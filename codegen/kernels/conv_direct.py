@@ -20,6 +20,7 @@ from cnnc.codegen.kernels.common import (
     extra_blocks,
     extras_fit,
     finish,
+    multiply_add,
     pack_extra,
     pieces,
     residuals,
@@ -29,7 +30,7 @@ from cnnc.codegen.kernels.common import (
     zero_halo,
 )
 from cnnc.ir.kernel import NO_HALO, Halo, Kernel, Site
-from cnnc.ir.loops import Index, Program, ProgramBuilder, TileRef, Value, fma
+from cnnc.ir.loops import Index, Program, ProgramBuilder, TileRef
 from cnnc.ir.op import Array
 from cnnc.ir.ops import Conv2d
 from cnnc.ir.types import DType
@@ -264,26 +265,20 @@ class _Writer:
                 value = p.bind("bias", p.load(self.bias.buffer, start, self.lanes))
                 with p.unroll("r", height) as r, p.unroll("q", width) as q:
                     p.set(acc[i, r, q], value)
-        self.accumulate(acc, image, group, row, column, height, width)
+        self.accumulate(acc, image, group, row, column)
         with p.unroll("b", b) as i, p.unroll("r", height) as r, p.unroll("q", width) as q:
             place = (image, group * b + i, row + r, column + q)
             result = finish(p, self.site, acc[i, r, q], self.extras, *place)
             p.store(self.y.buffer, self.y.at(*place), result)
 
     def accumulate(
-        self,
-        acc: TileRef,
-        image: Index,
-        group: Index,
-        row: Index,
-        column: Index,
-        height: int,
-        width: int,
+        self, acc: TileRef, image: Index, group: Index, row: Index, column: Index
     ) -> None:
         """All input channels and taps into the tile."""
         p, shape, op, source = self.p, self.shape, self.op, self.kernel.source
         b = self.kernel.tile[0]
         tap = b * self.lanes  # weights of one channel and tap
+        pitches = op.stride[0] * self.x.pitch(2), op.stride[1] * self.x.pitch(3)
         # Where the window of the tile's first pixel starts; the halo holds what lies outside.
         top, left = row * op.stride[0] - op.pad[0], column * op.stride[1] - op.pad[1]
         per_group = -(-shape.channels // source)
@@ -296,19 +291,8 @@ class _Writer:
                     y, x = top + i * op.dilation[0], left + j * op.dilation[1]
                     origin = self.x.at(image, first_block + first + c, y, x)
                     with p.unroll("k", channels) as k:
-                        self.step(acc, origin + k, packed + at + k * tap, height, width)
+                        weights = packed + at + k * tap
+                        multiply_add(
+                            p, acc, self.weight.buffer, weights, self.x.buffer, origin + k, pitches
+                        )
             packed = packed + count * shape.kh * shape.kw * channels * tap
-
-    def step(self, acc: TileRef, source: Index, packed: Index, height: int, width: int) -> None:
-        """One input channel and tap: B weight vectors times the tile's pixels."""
-        p, op, b = self.p, self.op, self.kernel.tile[0]
-        vectors: list[Value] = [
-            p.bind("w", p.load(self.weight.buffer, packed + i * self.lanes, self.lanes))
-            for i in range(b)
-        ]
-        down, across = op.stride[0] * self.x.pitch(2), op.stride[1] * self.x.pitch(3)
-        with p.unroll("r", height) as r, p.unroll("q", width) as q:
-            offset = source + r * down + q * across
-            pixel = p.bind("p", p.load(self.x.buffer, offset, self.lanes, stride=0))
-            for i in range(b):
-                p.set(acc[i, r, q], fma(vectors[i], pixel, acc[i, r, q]))
