@@ -1,0 +1,158 @@
+"""How close single layers come to the machine's limit, on one thread.
+
+    python benchmarks/kernels.py [--json] [--repeats 30]
+
+Each layer is compiled as a model of its own, once with `exact` (direct convolution) and once as
+cnnc would choose. Times are medians of the kernel alone, with the layers interleaved over several
+rounds; the peak is that of fused multiply-adds, measured in each round of the same run. Percent
+counts the operations of the direct convolution, so Winograd may exceed 100.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from statistics import median
+
+import numpy as np
+
+import cnnc
+from cnnc.codegen.host import measure_peak
+from cnnc.ir.graph import Builder, Graph
+from cnnc.ir.ops import Conv2d
+from cnnc.ir.types import TensorType
+from cnnc.model import CompiledModel
+from cnnc.report import table
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A convolution: channels x size x size -> out channels."""
+
+    channels: int
+    size: int
+    out: int
+    kernel: int
+    stride: int = 1
+    groups: int = 1
+    floor: int = 0  # percent of the peak that the direct kernel must reach on AVX-512
+
+    def __str__(self) -> str:
+        group = f" groups {self.groups}" if self.groups > 1 else ""
+        return (
+            f"{self.kernel}x{self.kernel}/{self.stride} {self.size}x{self.size} "
+            f"{self.channels}->{self.out}{group}"
+        )
+
+    def graph(self) -> Graph:
+        """The layer as a model with seeded weights."""
+        rng = np.random.default_rng(0)
+        builder = Builder("layer")
+        x = builder.input("x", TensorType((1, self.channels, self.size, self.size)))
+        shape = (self.out, self.channels // self.groups, self.kernel, self.kernel)
+        scale = (2 / np.prod(shape[1:])) ** 0.5
+        weight = (rng.standard_normal(shape) * scale).astype(np.float32)
+        bias = rng.standard_normal(self.out).astype(np.float32)
+        op = Conv2d(stride=(self.stride,) * 2, pad=(self.kernel // 2,) * 4, groups=self.groups)
+        operands = (x, builder.constant("weight", weight), builder.constant("bias", bias))
+        builder.output("y", builder.add(op, operands, "conv"))
+        return builder.finish()
+
+
+LAYERS = (
+    Layer(64, 56, 64, 3, floor=85),
+    Layer(128, 28, 128, 3, floor=85),
+    Layer(256, 14, 256, 3, floor=85),
+    Layer(256, 56, 64, 1, floor=85),
+    Layer(64, 56, 256, 1, floor=85),
+    Layer(1024, 14, 256, 1, floor=85),
+    Layer(512, 7, 512, 3, floor=60),
+    Layer(128, 56, 128, 3, stride=2, floor=60),
+    Layer(256, 28, 256, 3, stride=2, floor=60),
+    Layer(512, 14, 512, 3, stride=2, floor=60),
+    Layer(3, 224, 64, 7, stride=2, floor=60),
+    Layer(2048, 7, 512, 1),
+    Layer(512, 28, 1024, 1, stride=2),
+    Layer(3, 224, 32, 3, stride=2),
+    Layer(24, 56, 144, 1),
+    Layer(144, 56, 144, 3, groups=144),
+    Layer(576, 14, 576, 3, groups=576),
+    Layer(96, 112, 96, 3, stride=2, groups=96),
+    Layer(35, 35, 50, 5),
+    Layer(128, 17, 128, 7),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One measured layer."""
+
+    layer: str
+    kernel: str
+    microseconds: float
+    predicted_us: float
+    gflops: float
+    percent_of_peak: float
+    floor: int
+
+
+def kernel_seconds(model: CompiledModel, layer: Layer, repeats: int) -> float:
+    """Median seconds in the convolution's kernel, without reorders."""
+    x = np.random.default_rng(1).standard_normal((1, layer.channels, layer.size, layer.size))
+    return model.profile({"x": x.astype(np.float32)}, repeats)["conv"]
+
+
+def measure(rounds: int, repeats: int) -> Iterator[Row]:
+    """Every layer, exact and as chosen."""
+    models = [
+        (layer, cnnc.compile(layer.graph(), threads=1, exact=exact))
+        for layer in LAYERS
+        for exact in (True, False)
+    ]
+    times: list[list[float]] = [[] for _ in models]
+    peaks = []
+    for _ in range(rounds):
+        measure_peak.cache_clear()
+        peaks.append(measure_peak())
+        for samples, (layer, model) in zip(times, models, strict=True):
+            samples.append(kernel_seconds(model, layer, repeats))
+    peak = median(peaks)
+    seen = set()
+    for samples, (layer, model) in zip(times, models, strict=True):
+        report = next(k for k in model.report().kernels if k.op.startswith("conv2d"))
+        if (layer, report.kernel) in seen:
+            continue
+        seen.add((layer, report.kernel))
+        seconds = median(samples)
+        gflops = report.flops / seconds / 1e9
+        exact = "winograd" not in report.kernel
+        yield Row(
+            str(layer),
+            report.kernel,
+            round(1e6 * seconds, 1),
+            report.predicted_us,
+            round(gflops, 1),
+            round(100 * gflops / peak, 1),
+            layer.floor if exact else 0,
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=9)
+    args = parser.parse_args()
+    rows = list(measure(args.rounds, args.repeats))
+    if args.json:
+        print(json.dumps([asdict(row) for row in rows], indent=2))
+        return
+    print(f"one thread, FMA peak {measure_peak():.0f} GFLOP/s")
+    head = ("layer", "kernel", "us", "predicted", "GFLOP/s", "% of peak", "floor")
+    print("\n".join(table(head, [tuple(asdict(row).values()) for row in rows])))
+
+
+if __name__ == "__main__":
+    main()
