@@ -1,0 +1,410 @@
+"""The ops of the language: one row each.
+
+A row names the parameters (a `Settings` class: types, defaults, order) and says how to make the
+op and its weights from them and the operand's type. Adding an op to the language is adding a row
+to `OPERATIONS`, and a `Settings` class if its parameters are new.
+
+Padding: a whole number (all four sides), `[top, left, bottom, right]`, `valid` (none) or `same`.
+`same` is ONNX's SAME_UPPER: the output has ceil(size / stride) rows, the padding that this takes
+in all is max((ceil(size / stride) - 1) * stride + span - size, 0), half of it (rounded down) goes
+before and the rest after; span = dilation * (k - 1) + 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, PlainValidator
+
+from cnnc.frontends.dsl.values import is_number, show
+from cnnc.ir import ops
+from cnnc.ir.location import Diagnostic, ShapeError
+from cnnc.ir.op import Op
+from cnnc.ir.types import Dim, TensorType, known
+
+# -- parameters ----------------------------------------------------------------------------------
+
+
+class Settings(BaseModel):
+    """The parameters of an op, in the order in which they are given by position."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+
+def _whole(least: int) -> Callable[[Any], int]:
+    def check(value: Any) -> int:
+        if type(value) is not int or value < least:
+            hint = "; `//` divides whole numbers" if isinstance(value, float) else ""
+            raise ValueError(f"must be a whole number >= {least}, got {show(value)}{hint}")
+        return value
+
+    return check
+
+
+def _integer(value: Any) -> int:
+    if type(value) is not int:
+        raise ValueError(f"must be a whole number, got {show(value)}")
+    return value
+
+
+def _number(value: Any) -> float:
+    if not is_number(value):
+        raise ValueError(f"must be a number, got {show(value)}")
+    return float(value)
+
+
+def _rate(value: Any) -> float:
+    if not is_number(value) or not 0 <= value <= 1:
+        raise ValueError(f"must be a number in 0..1, got {show(value)}")
+    return float(value)
+
+
+def _positive(value: Any) -> float:
+    if not is_number(value) or not 0 < value <= 1000:
+        raise ValueError(f"must be a number > 0 and <= 1000, got {show(value)}")
+    return float(value)
+
+
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"must be `yes` or `no`, got {show(value)}")
+    return value
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    items = value if isinstance(value, tuple) else (value, value)
+    if len(items) != 2 or not all(type(item) is int and item >= 1 for item in items):
+        raise ValueError(
+            f"must be a whole number >= 1 or [rows, columns] of them, got {show(value)}"
+        )
+    return items
+
+
+def _sides(value: Any) -> tuple[int, int, int, int]:
+    items = value if isinstance(value, tuple) else (value,) * 4
+    if len(items) != 4 or not all(type(item) is int and item >= 0 for item in items):
+        raise ValueError(
+            f"must be a whole number >= 0 or [top, left, bottom, right], got {show(value)}"
+        )
+    return items
+
+
+def _padding(value: Any) -> tuple[int, int, int, int] | str:
+    if isinstance(value, str) and value in ("same", "valid"):
+        return value
+    try:
+        return _sides(value)
+    except ValueError:
+        raise ValueError(
+            "must be a whole number >= 0, `same`, `valid` or [top, left, bottom, right], "
+            f"got {show(value)}"
+        ) from None
+
+
+def _shape(value: Any) -> tuple[int, ...]:
+    if not isinstance(value, tuple) or not all(type(i) is int and i >= -1 for i in value):
+        raise ValueError(f"must be a list of whole numbers >= -1, got {show(value)}")
+    return value
+
+
+def _resampling(value: Any) -> ops.Resampling:
+    for mode in ops.Resampling:
+        if value == mode.value:
+            return mode
+    words = " or ".join(f"`{mode.value}`" for mode in ops.Resampling)
+    raise ValueError(f"must be {words}, got {show(value)}")
+
+
+Size = Annotated[int, PlainValidator(_whole(1))]
+Count = Annotated[int, PlainValidator(_whole(0))]
+Integer = Annotated[int, PlainValidator(_integer)]
+Number = Annotated[float, PlainValidator(_number)]
+Positive = Annotated[float, PlainValidator(_positive)]
+Rate = Annotated[float, PlainValidator(_rate)]
+Flag = Annotated[bool, PlainValidator(_flag)]
+Pair = Annotated[tuple[int, int], PlainValidator(_pair)]
+Sides = Annotated[tuple[int, int, int, int], PlainValidator(_sides)]
+Padding = Annotated[tuple[int, int, int, int] | str, PlainValidator(_padding)]
+Shape = Annotated[tuple[int, ...], PlainValidator(_shape)]
+Mode = Annotated[ops.Resampling, PlainValidator(_resampling)]
+
+NO_PADDING = (0, 0, 0, 0)
+
+
+class Conv(Settings):
+    """`c` channels out of a `k` window; `bias=no` before a `bn`."""
+
+    c: Size
+    k: Pair
+    stride: Pair = (1, 1)
+    pad: Padding = NO_PADDING
+    dilation: Pair = (1, 1)
+    groups: Size = 1
+    bias: Flag = True
+
+
+class DepthwiseConv(Settings):
+    """One filter, or `mult` of them, for each channel."""
+
+    k: Pair
+    stride: Pair = (1, 1)
+    pad: Padding = NO_PADDING
+    dilation: Pair = (1, 1)
+    mult: Size = 1
+    bias: Flag = True
+
+
+class Dense(Settings):
+    """`n` features out."""
+
+    n: Size
+    bias: Flag = True
+
+
+class BatchNorm(Settings):
+    """`eps` is added to the variance."""
+
+    eps: Positive = 1e-5
+
+
+class Pool(Settings):
+    """A `k` window; `stride` is `k` unless given; `ceil` rounds the output size up."""
+
+    k: Pair
+    stride: Pair | None = None
+    pad: Padding = NO_PADDING
+    dilation: Pair = (1, 1)
+    ceil: Flag = False
+
+
+class AvgPool(Pool):
+    """`include_pad` counts the padding in the mean."""
+
+    include_pad: Flag = False
+
+
+class GlobalPool(Settings):
+    """`keep` leaves the two dimensions of size 1."""
+
+    keep: Flag = False
+
+
+class Leaky(Settings):
+    """`alpha` is the slope below zero."""
+
+    alpha: Number = 0.01
+
+
+class Axis(Settings):
+    """The dimension to work along; 1 is that of the channels."""
+
+    axis: Integer = 1
+
+
+class Reshape(Settings):
+    """0 keeps the dimension at that place, one -1 is computed."""
+
+    shape: Shape
+
+
+class Dropout(Settings):
+    """The share of elements dropped in training; nothing is dropped here."""
+
+    rate: Rate = 0.5
+
+
+class Pad(Settings):
+    """A border of `value`."""
+
+    size: Sides
+    value: Number = 0.0
+
+
+class Upsample(Settings):
+    """Whole factors for rows and columns."""
+
+    scale: Pair = (2, 2)
+    mode: Mode = ops.Resampling.NEAREST
+
+
+# -- rows ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """A weight that a layer asks for. `role` is the operand's name; `inputs` feed each output."""
+
+    role: str
+    shape: tuple[int, ...]
+    inputs: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """An op and its weights, which follow the tensor operands."""
+
+    op: Op
+    weights: tuple[Weight, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """An op of the language: its parameters, how it is made, how many tensors it takes."""
+
+    settings: type[Settings]
+    make: Callable[[Any, TensorType], Layer]
+    weighted: bool = False
+    variadic: bool = False
+
+
+def _plain(op: Op) -> Row:
+    return Row(Settings, lambda settings, x: Layer(op))
+
+
+def _channels(x: TensorType) -> int:
+    if x.rank != 4:
+        raise ShapeError(f"expects maps [N, C, H, W], got {x}")
+    channels = known(x.shape[1])
+    if not channels:
+        raise ShapeError(f"the number of channels must be known and at least 1, got {x}")
+    return channels
+
+
+def _resolve(
+    pad: tuple[int, int, int, int] | str,
+    x: TensorType,
+    k: tuple[int, int],
+    stride: tuple[int, int],
+    dilation: tuple[int, int],
+) -> tuple[int, int, int, int]:
+    """The padding in numbers, for maps `x`."""
+    if isinstance(pad, tuple):
+        return pad
+    if pad == "valid":
+        return NO_PADDING
+    totals = [
+        _same(size, dilation[axis] * (k[axis] - 1) + 1, stride[axis])
+        for axis, size in enumerate(x.shape[2:])
+    ]
+    rows, columns = totals
+    return (rows // 2, columns // 2, rows - rows // 2, columns - columns // 2)
+
+
+def _same(size: Dim, span: int, stride: int) -> int:
+    if isinstance(size, int):
+        return max((-(-size // stride) - 1) * stride + span - size, 0)
+    covered = size // stride * stride  # raises unless `size` is a multiple of `stride`
+    if covered != size:
+        raise ShapeError(f"`pad=same` needs a size that is a multiple of {stride}, got {size}")
+    return max(span - stride, 0)
+
+
+def _convolution(s: Conv | DepthwiseConv, x: TensorType, out: int, groups: int) -> Layer:
+    channels = _channels(x)
+    if channels % groups or out % groups:
+        raise ShapeError(f"groups={groups} must divide {channels} channels in and {out} out")
+    op = ops.Conv2d(
+        stride=s.stride,
+        pad=_resolve(s.pad, x, s.k, s.stride, s.dilation),
+        dilation=s.dilation,
+        groups=groups,
+    )
+    inputs = channels // groups * s.k[0] * s.k[1]
+    weight = Weight("weight", (out, channels // groups, *s.k), inputs)
+    return Layer(op, (weight, Weight("bias", (out,), inputs)) if s.bias else (weight,))
+
+
+def _conv(s: Conv, x: TensorType) -> Layer:
+    return _convolution(s, x, s.c, s.groups)
+
+
+def _dwconv(s: DepthwiseConv, x: TensorType) -> Layer:
+    channels = _channels(x)
+    return _convolution(s, x, channels * s.mult, channels)
+
+
+def _dense(s: Dense, x: TensorType) -> Layer:
+    features = known(x.shape[1]) if x.rank == 2 else None
+    if not features:
+        raise ShapeError(
+            Diagnostic(
+                f"expects rows [N, features] with a known number of features, got {x}",
+                help="put `flatten` or `gap` before it" if x.rank > 2 else "",
+            )
+        )
+    weight = Weight("weight", (s.n, features), features)
+    bias = (Weight("bias", (s.n,), features),) if s.bias else ()
+    return Layer(ops.Dense(), (weight, *bias))
+
+
+def _bn(s: BatchNorm, x: TensorType) -> Layer:
+    channels = known(x.shape[1]) if x.rank >= 2 else None
+    if not channels:
+        raise ShapeError(f"expects [N, C, ...] with a known number of channels, got {x}")
+    roles = ops.BatchNorm.operands[1:]
+    return Layer(ops.BatchNorm(epsilon=s.eps), tuple(Weight(role, (channels,)) for role in roles))
+
+
+def _pool(s: Pool, x: TensorType) -> dict[str, Any]:
+    if x.rank != 4:
+        raise ShapeError(f"expects maps [N, C, H, W], got {x}")
+    stride = s.stride or s.k
+    pad = _resolve(s.pad, x, s.k, stride, s.dilation)
+    return dict(window=s.k, stride=stride, pad=pad, dilation=s.dilation, ceil_mode=s.ceil)
+
+
+def _maxpool(s: Pool, x: TensorType) -> Layer:
+    return Layer(ops.MaxPool2d(**_pool(s, x)))
+
+
+def _avgpool(s: AvgPool, x: TensorType) -> Layer:
+    return Layer(ops.AvgPool2d(**_pool(s, x), count_include_pad=s.include_pad))
+
+
+def _axis(s: Axis, x: TensorType) -> int:
+    if not -x.rank <= s.axis < x.rank:
+        raise ShapeError(f"axis {s.axis} is not one of the {x.rank} of {x}")
+    return s.axis % x.rank
+
+
+OPERATIONS: dict[str, Row] = {
+    "conv": Row(Conv, _conv, weighted=True),
+    "dwconv": Row(DepthwiseConv, _dwconv, weighted=True),
+    "dense": Row(Dense, _dense, weighted=True),
+    "bn": Row(BatchNorm, _bn, weighted=True),
+    "maxpool": Row(Pool, _maxpool),
+    "avgpool": Row(AvgPool, _avgpool),
+    "gap": Row(GlobalPool, lambda s, x: Layer(ops.GlobalAvgPool(keep=s.keep))),
+    "relu": _plain(ops.Relu()),
+    "relu6": _plain(ops.Relu6()),
+    "leaky": Row(Leaky, lambda s, x: Layer(ops.LeakyRelu(alpha=s.alpha))),
+    "sigmoid": _plain(ops.Sigmoid()),
+    "tanh": _plain(ops.Tanh()),
+    "silu": _plain(ops.Silu()),
+    "hswish": _plain(ops.HardSwish()),
+    "hsigmoid": _plain(ops.HardSigmoid()),
+    "softmax": Row(Axis, lambda s, x: Layer(ops.Softmax(axis=_axis(s, x)))),
+    "concat": Row(Axis, lambda s, x: Layer(ops.Concat(axis=_axis(s, x))), variadic=True),
+    "flatten": _plain(ops.Flatten()),
+    "reshape": Row(Reshape, lambda s, x: Layer(ops.Reshape(shape=s.shape))),
+    "dropout": Row(Dropout, lambda s, x: Layer(ops.Dropout(rate=s.rate))),
+    "pad": Row(Pad, lambda s, x: Layer(ops.Pad(pad=s.size, value=s.value))),
+    "upsample": Row(Upsample, lambda s, x: Layer(ops.Upsample(scale=s.scale, mode=s.mode))),
+}
+
+# Words that stand for themselves as arguments, unless something else is called so.
+WORDS = frozenset({"same", "valid", *(mode.value for mode in ops.Resampling)})
+
+# What is planned and not there yet, with what to write meanwhile.
+PLANNED: dict[str, str] = dict.fromkeys(
+    "gmp inorm gnorm lnorm lrn prelu elu gelu resize crop slice split transpose shuffle "
+    "pixelshuffle mean sum cmean cmax matmul quantize dequantize normalize nms argmax topk "
+    "squash".split(),
+    "",
+) | {
+    "upconv": "`upsample(2) -> conv(c, 3, pad=1)` enlarges as well",
+    "resize": "`upsample(scale, bilinear)` enlarges by whole factors",
+}
+ARITHMETIC: dict[str, Op] = {"+": ops.Add(), "-": ops.Sub(), "*": ops.Mul(), "/": ops.Div()}
