@@ -1,0 +1,250 @@
+"""Portable graph -> ONNX model, with standard operators only.
+
+Every op has one converter in `EXPORTERS`, which gives the ONNX nodes for it. The `onnx` package
+comes with the extra `cnnc[onnx]`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from cnnc.ir.graph import Graph, Node
+from cnnc.ir.location import CnncError, Diagnostic
+from cnnc.ir.op import Fusable, Op
+from cnnc.ir.ops import (
+    Add,
+    AvgPool2d,
+    BatchNorm,
+    Concat,
+    Conv2d,
+    Dense,
+    Div,
+    Dropout,
+    Flatten,
+    GlobalAvgPool,
+    HardSigmoid,
+    HardSwish,
+    LeakyRelu,
+    MaxPool2d,
+    Mul,
+    Pad,
+    Pointwise,
+    Relu,
+    Relu6,
+    Resampling,
+    Reshape,
+    Sigmoid,
+    Silu,
+    Softmax,
+    Sub,
+    Tanh,
+    Upsample,
+)
+from cnnc.ir.types import TensorType
+
+OPSET = 18
+IR_VERSION = 10
+
+
+class _Writer:
+    """Collects ONNX nodes and the small constants that they need."""
+
+    def __init__(self, graph: Graph) -> None:
+        import onnx
+
+        self.onnx = onnx
+        self.graph = graph
+        self.nodes: list[Any] = []
+        self.constants: list[Any] = []
+        self.taken = set(graph.types)
+
+    def fresh(self, hint: str) -> str:
+        name, count = hint, 0
+        while name in self.taken:
+            count += 1
+            name = f"{hint}_{count}"
+        self.taken.add(name)
+        return name
+
+    def add(self, kind: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
+        node = self.onnx.helper.make_node(kind, list(inputs), [output], name=output, **attributes)
+        self.nodes.append(node)
+        return output
+
+    def constant(self, hint: str, values: Any, dtype: str) -> str:
+        name = self.fresh(hint)
+        array = np.asarray(values, dtype)
+        self.constants.append(self.onnx.numpy_helper.from_array(array, name))
+        return name
+
+
+Exporter = Callable[[_Writer, Any, Sequence[str], str], object]
+"""(writer, op, operand names, result name): adds the nodes that compute the result."""
+
+
+def _simple(kind: str, **attributes: Any) -> Exporter:
+    return lambda w, op, inputs, y: w.add(kind, inputs, y, **attributes)
+
+
+def _conv(w: _Writer, op: Conv2d, inputs: Sequence[str], y: str) -> None:
+    w.add(
+        "Conv",
+        inputs,
+        y,
+        strides=op.stride,
+        pads=op.pad,
+        dilations=op.dilation,
+        group=op.groups,
+    )
+
+
+def _pool(w: _Writer, op: MaxPool2d | AvgPool2d, inputs: Sequence[str], y: str) -> None:
+    attributes: dict[str, Any] = {
+        "kernel_shape": op.window,
+        "strides": op.stride,
+        "pads": op.pad,
+        "ceil_mode": int(op.ceil_mode),
+    }
+    if op.dilation != (1, 1):
+        attributes["dilations"] = op.dilation
+    if isinstance(op, AvgPool2d):
+        attributes["count_include_pad"] = int(op.count_include_pad)
+    w.add("MaxPool" if isinstance(op, MaxPool2d) else "AveragePool", inputs, y, **attributes)
+
+
+def _global_pool(w: _Writer, op: GlobalAvgPool, inputs: Sequence[str], y: str) -> None:
+    if op.keep:
+        w.add("GlobalAveragePool", inputs, y)
+    else:
+        w.add("Flatten", [w.add("GlobalAveragePool", inputs, w.fresh(f"{y}.maps"))], y, axis=1)
+
+
+def _relu6(w: _Writer, op: Relu6, inputs: Sequence[str], y: str) -> None:
+    bounds = [w.constant(f"{y}.{n}", v, "float32") for n, v in (("low", 0), ("high", 6))]
+    w.add("Clip", [*inputs, *bounds], y)
+
+
+def _silu(w: _Writer, op: Silu, inputs: Sequence[str], y: str) -> None:
+    w.add("Mul", [inputs[0], w.add("Sigmoid", inputs, w.fresh(f"{y}.gate"))], y)
+
+
+def _reshape(w: _Writer, op: Reshape, inputs: Sequence[str], y: str) -> None:
+    w.add("Reshape", [*inputs, w.constant(f"{y}.shape", op.shape, "int64")], y)
+
+
+def _pad(w: _Writer, op: Pad, inputs: Sequence[str], y: str) -> None:
+    top, left, bottom, right = op.pad
+    pads = w.constant(f"{y}.pads", (0, 0, top, left, 0, 0, bottom, right), "int64")
+    w.add("Pad", [*inputs, pads, w.constant(f"{y}.value", op.value, "float32")], y)
+
+
+def _upsample(w: _Writer, op: Upsample, inputs: Sequence[str], y: str) -> None:
+    scales = w.constant(f"{y}.scales", (1, 1, *op.scale), "float32")
+    if op.mode is Resampling.NEAREST:
+        how = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric"}
+        w.add("Resize", [*inputs, "", scales], y, nearest_mode="floor", **how)
+    else:
+        how = {"mode": "linear", "coordinate_transformation_mode": "half_pixel"}
+        w.add("Resize", [*inputs, "", scales], y, **how)
+
+
+EXPORTERS: dict[type[Op], Exporter] = {
+    Conv2d: _conv,
+    Dense: lambda w, op, inputs, y: w.add("Gemm", inputs, y, transB=1),
+    BatchNorm: lambda w, op, inputs, y: w.add("BatchNormalization", inputs, y, epsilon=op.epsilon),
+    Softmax: lambda w, op, inputs, y: w.add("Softmax", inputs, y, axis=op.axis),
+    MaxPool2d: _pool,
+    AvgPool2d: _pool,
+    GlobalAvgPool: _global_pool,
+    Relu: _simple("Relu"),
+    Relu6: _relu6,
+    LeakyRelu: lambda w, op, inputs, y: w.add("LeakyRelu", inputs, y, alpha=op.alpha),
+    Sigmoid: _simple("Sigmoid"),
+    Tanh: _simple("Tanh"),
+    Silu: _silu,
+    HardSigmoid: _simple("HardSigmoid", alpha=1 / 6, beta=0.5),
+    HardSwish: _simple("HardSwish"),
+    Add: _simple("Add"),
+    Sub: _simple("Sub"),
+    Mul: _simple("Mul"),
+    Div: _simple("Div"),
+    Pointwise: _simple("Identity"),
+    Concat: lambda w, op, inputs, y: w.add("Concat", inputs, y, axis=op.axis),
+    Flatten: _simple("Flatten", axis=1),
+    Reshape: _reshape,
+    Dropout: _simple("Identity"),
+    Pad: _pad,
+    Upsample: _upsample,
+}
+
+
+def export_onnx(graph: Graph) -> Any:
+    """The graph as an `onnx.ModelProto`; a symbolic batch stays symbolic.
+
+    Raises:
+        CnncError: the `onnx` package is missing, or an op has no ONNX form; all are listed.
+    """
+    try:
+        from onnx import checker, helper, numpy_helper
+    except ImportError:
+        raise CnncError(
+            Diagnostic("exporting needs the `onnx` package", help='pip install "cnnc[onnx]"')
+        ) from None
+    unknown = [node for node in graph.nodes if type(node.op) not in EXPORTERS]
+    if unknown:
+        raise CnncError(
+            [
+                Diagnostic(f"{n.op.name} `{n.title}` has no ONNX form", *n.locations[:1])
+                for n in unknown
+            ]
+        )
+    writer = _Writer(graph)
+    for node in graph.nodes:
+        for op, operands, result in _steps(writer, node):
+            EXPORTERS[type(op)](writer, op, operands, result)
+    weights = [numpy_helper.from_array(a, name) for name, a in graph.constants.items()]
+    outputs = []
+    for public, value in graph.outputs:
+        if public != value:
+            writer.add("Identity", [value], public)
+        outputs.append(_value_info(public, graph.types[value]))
+    body = helper.make_graph(
+        writer.nodes,
+        graph.name,
+        [_value_info(name, graph.types[name]) for name in graph.inputs],
+        outputs,
+        [*weights, *writer.constants],
+    )
+    opset = [helper.make_opsetid("", OPSET)]
+    model = helper.make_model(body, opset_imports=opset, ir_version=IR_VERSION)
+    model.producer_name = "cnnc"
+    checker.check_model(model)
+    return model
+
+
+def _steps(writer: _Writer, node: Node) -> Iterator[tuple[Op, Sequence[str], str]]:
+    """The node's op, then its epilogue step by step: (op, operands, result)."""
+    if not isinstance(node.op, Fusable) or not node.op.epilogue:
+        yield node.op, node.operands, node.name
+        return
+    own, extras = node.op.split(node.operands)
+    running = writer.fresh(f"{node.name}.0")
+    yield node.op, own, running
+    rest = iter(extras)
+    for i, step in enumerate(node.op.epilogue, 1):
+        taken = next(rest) if step.takes_operand else None
+        last = i == len(node.op.epilogue)
+        result = node.name if last else writer.fresh(f"{node.name}.{i}")
+        yield step.op, step.arrange(running, taken), result
+        running = result
+
+
+def _value_info(name: str, type: TensorType) -> Any:
+    from onnx import helper
+
+    element = helper.np_dtype_to_tensor_dtype(type.dtype.numpy)
+    shape = [dim if isinstance(dim, int) else str(dim) for dim in type.shape]
+    return helper.make_tensor_value_info(name, element, shape)
