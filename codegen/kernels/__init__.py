@@ -2,9 +2,24 @@
 
 from cnnc.codegen.kernels.conv_direct import DirectConv
 from cnnc.codegen.kernels.conv_winograd import WinogradConv
+from cnnc.codegen.kernels.dense import DenseKernel
+from cnnc.codegen.kernels.global_pool import GlobalPool
+from cnnc.codegen.kernels.pointwise import PointwiseKernel
 from cnnc.codegen.kernels.reference import ReferenceKernel
+from cnnc.codegen.kernels.softmax import SoftmaxKernel
 from cnnc.ir.kernel import Kernel
 
-KERNELS: dict[str, type[Kernel]] = {kernel.name: kernel for kernel in (DirectConv, WinogradConv, ReferenceKernel)}
+KERNELS: dict[str, type[Kernel]] = {
+    kernel.name: kernel
+    for kernel in (
+        DirectConv,
+        WinogradConv,
+        DenseKernel,
+        PointwiseKernel,
+        SoftmaxKernel,
+        GlobalPool,
+        ReferenceKernel,
+    )
+}
 
 __all__ = ["KERNELS"]

@@ -94,9 +94,13 @@ def extra_blocks(site: Site, block: int) -> tuple[int, ...]:
 
 
 def extras_fit(site: Site, block: int) -> bool:
-    """Whether a blocked kernel can read the extra operands: constants, or tensors of rank 4."""
-    _, extras = split(site)
-    constant = site.constant[len(site.operands) - len(extras) :]
+    """Whether the epilogue can be computed in place of the anchor's result: it does not enlarge
+    it, and a blocked kernel can read the extra operands, which are constants or of rank 4.
+    """
+    own, extras = split(site)
+    if isinstance(site.op, Fusable) and site.op.infer_anchor(*own).shape != site.result.shape:
+        return False
+    constant = site.constant[len(own) :]
     return block == 1 or all(c or t.rank == 4 for t, c in zip(extras, constant, strict=True))
 
 

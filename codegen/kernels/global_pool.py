@@ -1,0 +1,180 @@
+"""The mean over whole maps, with an epilogue.
+
+Blocked input: a vector of channels at a time, added up over the places of the map in several sums.
+Plain input: vectors along each map, added up over lanes in the end. The order of summation follows
+from the shape of a map alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import reduce
+from typing import ClassVar
+
+from cnnc.codegen.kernels.common import (
+    View,
+    extra_blocks,
+    extras_fit,
+    finish,
+    pack_extra,
+    residuals,
+    split,
+    views,
+    zero_halo,
+)
+from cnnc.codegen.kernels.rows import cut, repeat, walk
+from cnnc.ir.kernel import Kernel, Site
+from cnnc.ir.loops import Index, Program, ProgramBuilder, Reduce, TileRef, Value
+from cnnc.ir.op import Array
+from cnnc.ir.ops import GlobalAvgPool
+from cnnc.ir.types import DType
+
+SUMS = 8  # independent sums
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GlobalPool(Kernel):
+    """Global average pooling of an input with this `block`."""
+
+    name: ClassVar[str] = "global_pool"
+    block: int
+
+    @classmethod
+    def candidates(cls, site: Site) -> Iterable[GlobalPool]:
+        types = (*site.operands, *site.results)
+        fits = isinstance(site.op, GlobalAvgPool) and all(t.dtype is DType.F32 for t in types)
+        if not fits or site.constant[0] or 0 in site.result.shape:
+            return
+        for block in (site.target.lanes, 1):
+            kernel = cls(block=block)
+            if extras_fit(site, kernel.result_block(site)):
+                yield kernel
+
+    def result_block(self, site: Site) -> int:
+        """The result's block: only maps can be blocked."""
+        return self.block if site.result.rank == 4 else 1
+
+    def blocks(self, site: Site) -> tuple[tuple[int, ...], int]:
+        result = self.result_block(site)
+        return (self.block, *extra_blocks(site, result)), result
+
+    def in_place(self, site: Site) -> tuple[int, ...]:
+        return residuals(site)
+
+    def pack(self, site: Site, operand: int, array: Array) -> Array:
+        block = self.result_block(site)
+        return pack_extra(array, block) if block > 1 else array
+
+    def cycles(self, site: Site) -> float:
+        target = site.target
+        n, channels, h, w = split(site)[0][0].dims
+        blocks = n * -(-channels // self.block)
+        if self.block > 1:
+            vectors, overhead = h * w, 30.0
+        else:
+            vectors, overhead = -(-h * w // target.lanes), 12.0
+        moved = 4 * blocks * self.block * h * w
+        load = blocks * vectors / target.load_per_cycle
+        return blocks * overhead + max(load, moved / target.stream_bytes_per_cycle(moved))
+
+    def program(self, site: Site) -> Program:
+        p = ProgramBuilder(self.name)
+        (x,), extras, y = views(p, site, "x")
+        writer = _Writer(site, p, x, extras, y)
+        if self.block > 1:
+            writer.blocked()
+        else:
+            writer.plain()
+        zero_halo(p, y)
+        return p.finish()
+
+
+@dataclass(frozen=True, slots=True)
+class _Writer:
+    """Writes the loop nest; holds what its parts share."""
+
+    site: Site
+    p: ProgramBuilder
+    x: View
+    extras: list[View]
+    y: View
+
+    @property
+    def runs(self) -> tuple[int, int]:
+        """A map as (how many runs of neighbours, places in each)."""
+        h, w = self.x.type.dims[2:]
+        return (h, w) if any(self.x.type.layout.halo) else (1, h * w)
+
+    @property
+    def places(self) -> int:
+        """The elements of a map."""
+        h, w = self.x.type.dims[2:]
+        return h * w
+
+    def blocked(self) -> None:
+        """One block of channels in each iteration."""
+        p, block = self.p, self.x.block
+        n, channels = self.x.type.dims[:2]
+        parts = cut(channels, block, block)
+        blocks = sum(part.times for part in parts)
+        with p.parallel("t", 0, n * blocks) as t:
+            b, image = p.let("b", t % blocks), p.let("n", t // blocks)
+            sums = p.tile("sums", (SUMS,), block)
+            self.over_map(sums, image, b)
+            mean = p.bind("mean", _total(sums) / self.places)
+            for part in parts:  # the last block may have fewer channels
+                with p.when(b, part.number, part.number + part.times):
+                    self.store(image, b, mean, part.length % block)
+
+    def over_map(self, sums: TileRef, image: Index, b: Index) -> None:
+        p, block = self.p, self.x.block
+        rows, columns = self.runs
+
+        def place(row: Index, column: Index) -> None:
+            register = sums[column % SUMS]
+            p.set(register, register + p.load(self.x.buffer, start + column * block, block))
+
+        with p.loop("row", 0, rows) as row:
+            start = self.x.at(image, b, row, 0)
+            repeat(p, "column", columns, SUMS, lambda column: place(row, column))
+
+    def store(self, image: Index, b: Index, mean: Value, count: int) -> None:
+        p = self.p
+        if self.y.type.rank == 4:
+            # The lanes past the last channel are there to be written.
+            place: tuple[Index | int, ...] = (image, b, 0, 0)
+            count = 0
+        else:
+            place = (image, b * self.x.block)
+        result = finish(p, self.site, mean, self.extras, *place, count=count)
+        p.store(self.y.buffer, self.y.at(*place), result, count=count)
+
+    def plain(self) -> None:
+        """One channel in each iteration."""
+        p, lanes = self.p, self.site.target.lanes
+        n, channels = self.x.type.dims[:2]
+        rows, columns = self.runs
+        with p.parallel("t", 0, n * channels) as t:
+            image, c = p.let("n", t // channels), p.let("c", t % channels)
+            sums = p.tile("sums", (SUMS,), lanes)
+            with p.loop("row", 0, rows) as row:
+                start = self.x.at(image, c, row, 0)
+
+                def add(at: Index, count: int) -> None:
+                    register = sums[at // lanes % SUMS]
+                    p.set(
+                        register,
+                        register + p.load(self.x.buffer, start + at, lanes, count=count),
+                    )
+
+                walk(p, columns, lanes, SUMS, add)
+            mean = p.bind("mean", Reduce(1, "add", _total(sums)) / self.places)
+            place = (image, c, 0, 0)[: self.y.type.rank]
+            result = finish(p, self.site, mean, self.extras, *place)
+            p.store(self.y.buffer, self.y.at(*place), result)
+
+
+def _total(sums: TileRef) -> Value:
+    values: list[Value] = [sums[i] for i in range(SUMS)]
+    return reduce(lambda a, b: a + b, values)

@@ -1,0 +1,65 @@
+"""Cutting axes into stretches, and walking along them: unrolled loops, a masked last vector."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from cnnc.codegen.kernels.common import pieces
+from cnnc.ir.loops import Index, ProgramBuilder
+
+
+def repeat(
+    p: ProgramBuilder, name: str, count: int, by: int, body: Callable[[Index], None]
+) -> None:
+    """`body(i)` for i in 0..count, `by` times side by side in the code."""
+    whole = count // by if count >= 2 * by else 0  # a loop that runs once is no loop
+    if whole:
+        with p.loop(name, 0, whole) as i, p.unroll("u", by) as u:
+            body(i * by + u)
+    if count > whole * by:
+        with p.unroll("u", count - whole * by) as u:
+            body(u + whole * by)
+
+
+def walk(
+    p: ProgramBuilder, length: int, lanes: int, by: int, body: Callable[[Index, int], None]
+) -> None:
+    """`body(offset, count)` for each vector of a run of `length` elements.
+
+    `count` is 0 for whole vectors, of which `by` stand side by side in the code; the last vector
+    has fewer elements if `lanes` does not divide the length.
+    """
+    repeat(p, "v", length // lanes, by, lambda i: body(i * lanes, 0))
+    if length % lanes:
+        body(Index(length // lanes * lanes), length % lanes)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Equal stretches of an axis, one after the other."""
+
+    number: int  # of the first among all stretches of the axis
+    times: int
+    start: int
+    length: int
+
+    def at(self, number: Index) -> Index:
+        """Where a stretch starts."""
+        return (number - self.number) * self.length + self.start
+
+
+def cut(size: int, most: int, grain: int) -> list[Part]:
+    """0..size in stretches of about `most` and of whole grains, but for the last one's rest."""
+    found: list[Part] = []
+    for start, length, times in pieces(-(-size // grain), max(most // grain, 1)):
+        number = sum(part.times for part in found)
+        found.append(Part(number, times, start * grain, length * grain))
+    last = found.pop()
+    before = last.times - 1
+    start = last.start + before * last.length
+    if start + last.length == size:
+        return [*found, last]
+    if before:
+        found.append(replace(last, times=before))
+    return [*found, Part(last.number + before, 1, start, size - start)]
