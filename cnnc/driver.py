@@ -112,7 +112,8 @@ def build(source: str | Path | Graph, options: Options, progress: Progress | Non
     """Everything up to LLVM text and packed weights."""
     say = progress or (lambda words: None)
     clock = _Clock()
-    say("parsing")
+    if not isinstance(source, Graph):
+        say("parsing")
     graph = load_graph(source, options)
     clock.lap("parse")
     target = resolve_target(options.target)

@@ -83,13 +83,19 @@ class Report:
         """Plain data."""
         return {**asdict(self), "peak_bytes": self.memory.peak}
 
-    def __str__(self) -> str:
-        lines = [
+    def summary(self) -> list[str]:
+        """The work, the memory and the kernels in three lines."""
+        return [
             f"{self.model} for {self.target}, {self.threads} thread(s)",
             f"  {self.flops / 1e9:.3f} GFLOP, {self.parameters:,} parameters, memory {self.memory}",
             f"  {len(self.kernels)} kernels ({self.functions} distinct functions, "
             f"{self.fused} fused, {self.reorders} reorders), "
             f"compiled in {sum(self.seconds.values()):.2f} s",
+        ]
+
+    def __str__(self) -> str:
+        lines = [
+            *self.summary(),
             "",
             *table(
                 ("pass", "changes", "nodes", "ms", "what it does"),

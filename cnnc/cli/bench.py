@@ -1,0 +1,137 @@
+"""`cnnc bench`: native code against the NumPy reference, for speed and for the answer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cnnc.cli.settings import (
+    Settings,
+    batch_option,
+    compiler_options,
+    json_option,
+    quiet_option,
+)
+from cnnc.cli.terminal import progress, show_error, show_json, show_table
+
+if TYPE_CHECKING:
+    from cnnc.cli.measure import Layer, Result
+    from cnnc.report import Report
+
+
+@click.command()
+@compiler_options
+@batch_option
+@click.option(
+    "--repeats", type=click.IntRange(1), default=20, show_default=True, help="Native runs."
+)
+@click.option("--layers", is_flag=True, help="Also the time of each kernel.")
+@json_option
+@quiet_option
+@click.pass_context
+def bench(
+    context: click.Context,
+    model: str,
+    settings: Settings,
+    batch: int,
+    repeats: int,
+    layers: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Compile MODEL, then compare native code with the NumPy reference.
+
+    Both run on the same seeded input. Times are medians, native and reference runs taking turns;
+    the peak of the processor's multiply-adds is measured in the same run. The exit code is 1 if
+    the largest error exceeds a thousandth of the output's range.
+
+    \b
+    Example:
+      cnnc bench resnet50
+      cnnc bench mobilenet_v2 --threads 1 --layers
+    """
+    from cnnc.cli.measure import TOLERANCE, measure, profile
+    from cnnc.driver import build, finish, load_graph
+    from cnnc.options import Options
+
+    options = Options.of(**settings)
+    with progress(quiet) as say:
+        say("parsing")
+        graph = load_graph(model, options)
+        compiled = finish(build(graph, options, say), say)
+        say("measuring")
+        result = measure(graph, compiled, batch, repeats)
+        rows = profile(graph, compiled, result) if layers else ()
+    report = compiled.report()
+    if as_json:
+        show_json(_data(report, result, rows))
+    else:
+        _show(report, result, rows)
+    if not result.is_right:
+        show_error(f"error: the answers differ by more than {TOLERANCE:g} of the output's range")
+        context.exit(1)
+
+
+def _data(report: Report, result: Result, layers: tuple[Layer, ...]) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    derived = {
+        "speed_up": result.speed_up,
+        "gflops": result.gflops,
+        "peak_fraction": result.peak_fraction,
+        "is_right": result.is_right,
+    }
+    data = {"compile": report.json(), "result": {**asdict(result), **derived}}
+    return data | ({"layers": [asdict(layer) for layer in layers]} if layers else {})
+
+
+def _show(report: Report, result: Result, layers: tuple[Layer, ...]) -> None:
+    for line in report.summary():
+        click.echo(line)
+    done = [(row.changes, row.description) for row in report.passes if row.changes]
+    for changes, description in done:
+        click.echo(f"  {changes:>5} changes  {description}")
+    click.echo()
+    images = f"{result.batch} image" + ("s" if result.batch > 1 else "")
+    click.echo(f"reference  {_time(result.reference_seconds)}  NumPy, {result.reference_runs} runs")
+    click.echo(
+        f"native     {_time(result.native_seconds)}  {images}, {result.threads} threads, "
+        f"{result.native_runs} runs"
+    )
+    click.secho(f"speed-up   {result.speed_up:.1f} x", bold=True)
+    click.echo(
+        f"rate       {result.gflops:.1f} GFLOP/s, {100 * result.peak_fraction:.0f} % of the "
+        f"{result.peak_gflops:.0f} GFLOP/s that {result.threads} cores reach on multiply-adds"
+    )
+    click.echo(
+        f"error      {result.max_abs_error:.2e} absolute, {result.max_rel_error:.2e} of the range"
+    )
+    if layers:
+        click.echo()
+        _show_layers(layers)
+
+
+def _show_layers(layers: tuple[Layer, ...]) -> None:
+    from cnnc.report import table
+
+    head = ("kernel", "op", "us", "% of time", "predicted us", "GFLOP/s", "% of peak", "algorithm")
+    total = sum(layer.seconds for layer in layers) or 1.0
+    rows = [
+        (
+            layer.name,
+            layer.op,
+            f"{1e6 * layer.seconds:.1f}",
+            f"{100 * layer.seconds / total:.1f}",
+            f"{1e6 * layer.predicted_seconds:.1f}",
+            f"{layer.gflops:.1f}",
+            f"{100 * layer.peak_fraction:.0f}",
+            layer.kernel,
+        )
+        for layer in layers
+    ]
+    show_table(table(head, rows))
+
+
+def _time(seconds: float) -> str:
+    return f"{1e3 * seconds:>10.3f} ms"

@@ -1,0 +1,106 @@
+"""`cnnc check`: whether a model is right, without compiling it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cnnc.cli.settings import Settings, compiler_options, json_option
+from cnnc.cli.terminal import show_json
+
+if TYPE_CHECKING:
+    from cnnc.ir.graph import Graph, Node
+    from cnnc.ir.location import Diagnostic
+    from cnnc.options import Options
+
+
+@click.command()
+@compiler_options
+@json_option
+@click.pass_context
+def check(context: click.Context, model: str, settings: Settings, as_json: bool) -> None:
+    """Read and verify MODEL, and report every problem at once.
+
+    A model that is right shows its inputs, outputs, parameters and work, and what would run in
+    NumPy for lack of a native kernel; under --strict that is a problem, too.
+
+    \b
+    Example:
+      cnnc check mine.cnn
+      cnnc check mine.cnn --strict --json
+    """
+    from cnnc.driver import load_graph
+    from cnnc.ir.location import CnncError, PassError
+    from cnnc.ir.verify import check as verify
+    from cnnc.options import Options
+
+    options = Options.of(**settings)
+    try:
+        graph = load_graph(model, options)
+        verify(graph)
+        slow = _not_native(graph, options)
+        if slow and options.strict:
+            raise PassError([_describe(node) for node in slow])
+    except CnncError as error:
+        if not as_json:
+            raise
+        show_json({"ok": False, "problems": [asdict(d) for d in error.diagnostics]})
+        context.exit(1)
+    summary = _summary(graph, slow)
+    if as_json:
+        show_json(summary)
+    else:
+        _show(summary)
+
+
+def _not_native(graph: Graph, options: Options) -> list[Node]:
+    """The nodes that would run in NumPy; none is known while sizes are open."""
+    from cnnc.cli.graphs import open_sizes
+    from cnnc.driver import optimise, resolve_target
+
+    if open_sizes(graph):
+        return []
+    planned, _ = optimise(graph, options, resolve_target(options.target))
+    return [node for node in planned.nodes if node.kernel and not node.kernel.native]
+
+
+def _describe(node: Node) -> Diagnostic:
+    from cnnc.ir.location import Diagnostic, Location
+
+    message = f"{node.op.name} `{node.title}` has no native kernel"
+    return Diagnostic(message, next(iter(node.locations), Location()))
+
+
+def _summary(graph: Graph, slow: list[Node]) -> dict[str, Any]:
+    from cnnc.cli.graphs import flops_of, input_types, open_sizes, output_types, tensor_data
+
+    return {
+        "ok": True,
+        "model": graph.name,
+        "inputs": tensor_data(input_types(graph)),
+        "outputs": tensor_data(output_types(graph)),
+        "parameters": graph.parameters,
+        "nodes": len(graph.nodes),
+        "flops": flops_of(graph),
+        "open_sizes": sorted(open_sizes(graph)),
+        "not_native": [{"name": node.title, "op": node.op.name} for node in slow],
+    }
+
+
+def _show(summary: dict[str, Any]) -> None:
+    click.secho(f"{summary['model']}: fine", bold=True)
+    for kind in ("inputs", "outputs"):
+        for tensor in summary[kind]:
+            shape = ", ".join(map(str, tensor["shape"]))
+            click.echo(f"  {kind[:-1]:<11}{tensor['name']}: {tensor['dtype']}[{shape}]")
+    click.echo(f"  {'nodes':<11}{summary['nodes']}")
+    click.echo(f"  {'parameters':<11}{summary['parameters']:,}")
+    if summary["open_sizes"]:
+        sizes = " ".join(f"--size {name}=..." for name in summary["open_sizes"])
+        click.echo(f"  {'open sizes':<11}{', '.join(summary['open_sizes'])}: compile with {sizes}")
+    else:
+        click.echo(f"  {'work':<11}{summary['flops'] / 1e9:.3f} GFLOP for one image")
+    for node in summary["not_native"]:
+        click.echo(f"  in NumPy   {node['op']} `{node['name']}` has no native kernel (slow)")

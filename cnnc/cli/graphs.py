@@ -1,0 +1,53 @@
+"""What commands ask of a graph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from cnnc.ir.graph import Graph
+from cnnc.ir.types import Dim, TensorType
+
+
+def batch_symbols(graph: Graph) -> frozenset[str]:
+    """The names of symbolic sizes that only count images, usually `N`."""
+    first = {d for name in graph.inputs for d in graph.types[name].shape[:1]}
+    return frozenset(d.name for d in first if not isinstance(d, int)) - open_sizes(graph)
+
+
+def open_sizes(graph: Graph) -> frozenset[str]:
+    """The names of symbolic sizes, the batch apart, which a compilation needs as numbers."""
+    dims = (d for name in graph.inputs for d in graph.types[name].shape[1:])
+    return frozenset(d.name for d in dims if not isinstance(d, int))
+
+
+def flops_of(graph: Graph) -> int | None:
+    """Floating-point operations for one image; None where a size is open."""
+    if open_sizes(graph):
+        return None
+    bound = graph.bind({name: 1 for name in graph.symbols})
+    return sum(
+        node.op.flops(bound.operand_types(node), bound.result_types(node)) for node in bound.nodes
+    )
+
+
+def input_types(graph: Graph, batch: int | None = None) -> dict[str, TensorType]:
+    """What the graph takes, by input name; for `batch` images if given."""
+    sizes = {} if batch is None else {name: batch for name in batch_symbols(graph)}
+    return {name: graph.types[name].bind(sizes) for name in graph.inputs}
+
+
+def output_types(graph: Graph) -> dict[str, TensorType]:
+    """What the graph gives, by public name."""
+    return {public: graph.types[value] for public, value in graph.outputs}
+
+
+def tensor_data(types: Mapping[str, TensorType]) -> list[dict[str, object]]:
+    """Tensors as plain data; a symbolic size is its name."""
+    return [
+        {"name": name, "dtype": type.dtype.value, "shape": [_plain(d) for d in type.shape]}
+        for name, type in types.items()
+    ]
+
+
+def _plain(dim: Dim) -> int | str:
+    return dim if isinstance(dim, int) else str(dim)

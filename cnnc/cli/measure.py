@@ -1,0 +1,174 @@
+"""Measuring a compiled model against the NumPy reference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import nan
+from statistics import median
+from time import perf_counter
+
+import numpy as np
+
+from cnnc.cli.arrays import random_inputs
+from cnnc.cli.graphs import batch_symbols, input_types
+from cnnc.codegen.host import measure_peak
+from cnnc.ir.graph import Graph
+from cnnc.ir.location import Diagnostic, InputError
+from cnnc.ir.op import Array
+from cnnc.model import CompiledModel
+from cnnc.runtime.reference import evaluate
+
+Outputs = dict[str, Array]
+
+TOLERANCE = 1e-3  # of the output's range
+_REFERENCE_SECONDS = 3.0  # within them the reference may run more than once
+_REFERENCE_RUNS = 5  # at most
+_PEAK_SECONDS = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What was measured; times are medians of whole calls, in seconds."""
+
+    batch: int
+    threads: int
+    flops: int  # of one call
+    native_seconds: float
+    native_runs: int
+    reference_seconds: float
+    reference_runs: int
+    peak_gflops: float  # of all threads
+    max_abs_error: float
+    max_rel_error: float  # of the output's range
+
+    @property
+    def speed_up(self) -> float:
+        """How many times faster than the reference."""
+        return self.reference_seconds / self.native_seconds
+
+    @property
+    def gflops(self) -> float:
+        """GFLOP/s of the native code."""
+        return self.flops / self.native_seconds / 1e9
+
+    @property
+    def peak_fraction(self) -> float:
+        """The rate as a part of the peak."""
+        return self.gflops / self.peak_gflops
+
+    @property
+    def is_right(self) -> bool:
+        """Whether the error is within the tolerance."""
+        return self.max_rel_error <= TOLERANCE  # false for NaN
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One kernel, measured; times for one call."""
+
+    name: str
+    op: str
+    kernel: str
+    seconds: float
+    predicted_seconds: float  # on as many threads
+    gflops: float
+    peak_fraction: float
+
+
+def measure(graph: Graph, model: CompiledModel, batch: int, repeats: int) -> Result:
+    """Runs both on the same seeded input, taking turns.
+
+    Args:
+        graph: the portable graph that `model` is compiled from.
+        model: what to measure.
+        batch: images in one call.
+        repeats: how many native runs, at least.
+
+    Raises:
+        InputError: the model's batch is fixed to another number.
+    """
+    inputs = batch_inputs(graph, batch)
+    wanted, first = _timed(lambda: evaluate(graph, inputs))
+    error, relative = errors(wanted, model.run(inputs))
+    del wanted
+    rounds = max(1, min(_REFERENCE_RUNS, repeats, int(_REFERENCE_SECONDS / first)))
+    reference, native = [first], []
+    out = {name: np.empty_like(array) for name, array in model.run(inputs).items()}
+    for turn in range(rounds):
+        if turn:
+            reference.append(_timed(lambda: evaluate(graph, inputs))[1])
+        model.run(inputs, out)  # the reference has emptied the caches
+        native += [_timed(lambda: model.run(inputs, out))[1] for _ in range(-(-repeats // rounds))]
+    return Result(
+        batch=batch,
+        threads=model.threads,
+        flops=model.report().flops * batch,
+        native_seconds=median(native),
+        native_runs=len(native),
+        reference_seconds=median(reference),
+        reference_runs=len(reference),
+        peak_gflops=measure_peak(_PEAK_SECONDS) * model.threads,
+        max_abs_error=error,
+        max_rel_error=relative,
+    )
+
+
+def profile(graph: Graph, model: CompiledModel, result: Result) -> tuple[Layer, ...]:
+    """The time of each kernel in one call like those of `result`."""
+    rows = model.report().kernels
+    times = model.profile(batch_inputs(graph, result.batch))
+    found = []
+    for row, seconds in zip(rows, times.values(), strict=True):
+        gflops = row.flops * result.batch / seconds / 1e9 if seconds else 0.0
+        found.append(
+            Layer(
+                name=row.name,
+                op=row.op,
+                kernel=row.kernel,
+                seconds=seconds,
+                predicted_seconds=1e-6 * row.predicted_us * result.batch / result.threads,
+                gflops=gflops,
+                peak_fraction=gflops / result.peak_gflops,
+            )
+        )
+    return tuple(found)
+
+
+def batch_inputs(graph: Graph, batch: int) -> dict[str, Array]:
+    """Seeded inputs of that many images. Raises `InputError` if their number is fixed."""
+    if batch > 1 and not batch_symbols(graph):
+        types = ", ".join(str(type) for type in input_types(graph).values())
+        raise InputError(
+            Diagnostic(f"the model takes {types}: its batch is fixed", help="leave out --batch")
+        )
+    return random_inputs(input_types(graph, batch))
+
+
+def errors(wanted: Mapping[str, Array], found: Mapping[str, Array]) -> tuple[float, float]:
+    """The largest error of all outputs: (absolute, relative to the range of its output).
+
+    NaN where one side has a NaN or an infinity and the other does not have the same.
+    """
+    pairs = [_error(wanted[name].astype(np.float64), found[name]) for name in wanted]
+    absolute, relative = np.max(pairs, axis=0)  # keeps NaN
+    return float(absolute), float(relative)
+
+
+def _error(wanted: Array, found: Array) -> tuple[float, float]:
+    same = (wanted == found) | (np.isnan(wanted) & np.isnan(found))
+    with np.errstate(invalid="ignore"):
+        difference = np.where(same, 0.0, np.abs(wanted - found))
+    if not np.isfinite(difference).all():
+        return nan, nan
+    error = float(np.max(difference, initial=0.0))
+    finite = wanted[np.isfinite(wanted)]
+    extent = float(np.ptp(finite)) if finite.size else 0.0
+    scale = extent or float(np.max(np.abs(finite), initial=0.0)) or 1.0  # a constant output
+    return error, error / scale
+
+
+def _timed(function: Callable[[], Outputs]) -> tuple[Outputs, float]:
+    start = perf_counter()
+    result = function()
+    return result, perf_counter() - start

@@ -1,0 +1,112 @@
+"""`cnnc run`: a model on given inputs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cnnc.cli.settings import (
+    Settings,
+    batch_option,
+    compiler_options,
+    json_option,
+    quiet_option,
+)
+from cnnc.cli.terminal import progress, show_json
+
+if TYPE_CHECKING:
+    from cnnc.ir.op import Array
+
+
+@click.command()
+@compiler_options
+@click.option(
+    "--input", "specs", multiple=True, metavar="[NAME=]WHAT", required=True, help="See above."
+)
+@click.option(
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write all outputs to this .npz file.",
+)
+@click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="Classes shown.")
+@batch_option
+@json_option
+@quiet_option
+def run(
+    model: str,
+    settings: Settings,
+    specs: tuple[str, ...],
+    output: Path | None,
+    top: int,
+    batch: int,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Run MODEL on inputs and show its outputs.
+
+    An input is `random` (seeded), `zeros`, a .npy or .npz file, or an image (.png, .jpg, ...).
+    NAME= says which input it is for, where there are several; an .npz without NAME= holds them all
+    by name. An image is resized to the input's height and width, converted to its number of
+    channels (1 grey, 3 RGB, 4 RGBA) and scaled to 0..1; nothing else happens to it.
+
+    Of an output [N, K] the largest classes are shown, of others shape, minimum and maximum.
+
+    \b
+    Example:
+      cnnc run resnet18 --input cat.png --top 3
+      cnnc run unet --size H=256 --size W=256 --input image=random --output mask.npz
+    """
+    from cnnc.cli.arrays import read_inputs, write_outputs
+    from cnnc.cli.graphs import input_types
+    from cnnc.driver import build, finish, load_graph
+    from cnnc.ir.location import InputError
+    from cnnc.options import Options
+    from cnnc.runtime.inputs import check_inputs
+
+    options = Options.of(**settings)
+    if output is not None and output.suffix != ".npz":
+        raise InputError(f"outputs are written as .npz, not to `{output}`")
+    with progress(quiet) as say:
+        say("parsing")
+        graph = load_graph(model, options)
+        inputs = read_inputs(specs, input_types(graph, batch))
+        check_inputs(input_types(graph), inputs)  # before the long part
+        outputs = finish(build(graph, options, say), say).run(inputs)
+    if output is not None:
+        write_outputs(output, outputs)
+    rows = {name: _summary(array, top) for name, array in outputs.items()}
+    if as_json:
+        show_json(rows)
+    else:
+        for name, row in rows.items():
+            _show(name, row)
+
+
+def _summary(array: Array, top: int) -> dict[str, Any]:
+    """Shape and range of an output, and its largest classes for each image if it has any."""
+    summary: dict[str, Any] = {
+        "dtype": array.dtype.name,
+        "shape": list(array.shape),
+        "min": array.min().item() if array.size else None,
+        "max": array.max().item() if array.size else None,
+    }
+    if array.ndim == 2:
+        order = (-array.astype("float64")).argsort(axis=1, kind="stable")[:, :top]
+        summary["top"] = [
+            [{"class": int(k), "value": image[k].item()} for k in best]
+            for best, image in zip(order, array, strict=True)
+        ]
+    return summary
+
+
+def _show(name: str, row: dict[str, Any]) -> None:
+    shape = ", ".join(map(str, row["shape"]))
+    extent = "" if row["min"] is None else f"  min {row['min']:.6g}  max {row['max']:.6g}"
+    click.echo(click.style(name, bold=True) + f": {row['dtype']}[{shape}]{extent}")
+    for i, image in enumerate(row.get("top", ())):
+        if len(row["top"]) > 1:
+            click.echo(f"  image {i}")
+        for entry in image:
+            click.echo(f"  class {entry['class']:<5} {entry['value']:.6g}")

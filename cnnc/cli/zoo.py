@@ -1,0 +1,70 @@
+"""`cnnc zoo`: the models that come with cnnc."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from cnnc.cli.settings import color_option, json_option
+from cnnc.cli.terminal import show_json, show_table
+
+
+@click.command()
+@click.argument("name", required=False)
+@json_option
+@color_option
+def zoo(name: str | None, as_json: bool) -> None:
+    """List the models that come with cnnc, or print the source of one.
+
+    \b
+    Example:
+      cnnc zoo
+      cnnc zoo resnet18 > mine.cnn
+    """
+    if name is not None:
+        _print_source(name)
+        return
+    from cnnc.driver import zoo_models
+    from cnnc.report import table
+
+    rows = [_row(name) for name in zoo_models()]
+    if as_json:
+        show_json(rows)
+        return
+    shown = [
+        (
+            row["name"],
+            ", ".join(row["inputs"]),
+            f"{row['parameters'] / 1e6:.2f}",
+            "" if row["flops"] is None else f"{row['flops'] / 1e9:.3f}",
+        )
+        for row in rows
+    ]
+    show_table(table(("name", "inputs", "million parameters", "GFLOP"), shown))
+
+
+def _print_source(name: str) -> None:
+    from cnnc.driver import zoo_models
+    from cnnc.ir.location import Diagnostic, OptionError
+    from cnnc.ir.syntax import suggest
+
+    models = zoo_models()
+    if name not in models:
+        what = f"the zoo has no model `{name}`"
+        raise OptionError(Diagnostic(what, help=suggest(name, models)))
+    click.echo(models[name].read_text(encoding="utf-8"), nl=False)
+
+
+def _row(name: str) -> dict[str, Any]:
+    from cnnc.cli.graphs import flops_of
+    from cnnc.driver import load_graph
+    from cnnc.options import Options
+
+    graph = load_graph(name, Options())
+    return {
+        "name": name,
+        "inputs": [f"{value}: {graph.types[value]}" for value in graph.inputs],
+        "parameters": graph.parameters,
+        "flops": flops_of(graph),
+    }
