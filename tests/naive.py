@@ -1,0 +1,288 @@
+"""What every op means, written down as plainly as possible: loops over elements, in float64.
+
+`naive(op, *arrays)` knows the definitions only; it shares no code with the ops' own `evaluate`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnnc.ir.op import Fusable, Op
+from cnnc.ir.ops import (
+    AvgPool2d,
+    BatchNorm,
+    Concat,
+    Conv2d,
+    GlobalAvgPool,
+    LeakyRelu,
+    MaxPool2d,
+    Pad,
+    Resampling,
+    Reshape,
+    Softmax,
+    Upsample,
+)
+
+Doubles = NDArray[np.float64]
+
+
+def naive(op: Op, *arrays: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The op's result on the arrays, its epilogue included."""
+    wide = [np.asarray(array, np.float64) for array in arrays]
+    with np.errstate(all="ignore"):
+        if not isinstance(op, Fusable):
+            return NAIVE[op.name](op, *wide).astype(np.float32)
+        own, extras = op.split(wide)
+        value, rest = NAIVE[op.name](op, *own), iter(extras)
+        for step in op.epilogue:
+            taken = [next(rest)] if step.takes_operand else []
+            both = [*taken, value] if step.swapped else [value, *taken]
+            value = NAIVE[step.op.name](step.op, *both)
+        return value.astype(np.float32)
+
+
+# -- windows ---------------------------------------------------------------------------------------
+
+
+def _conv2d(op: Op, x: Doubles, weight: Doubles, bias: Doubles | None = None) -> Doubles:
+    assert isinstance(op, Conv2d)
+    n, c, h, w = x.shape
+    out, per_group, kh, kw = weight.shape
+    top, left, bottom, right = op.pad
+    oh = (h + top + bottom - op.dilation[0] * (kh - 1) - 1) // op.stride[0] + 1
+    ow = (w + left + right - op.dilation[1] * (kw - 1) - 1) // op.stride[1] + 1
+    y = np.zeros((n, out, oh, ow))
+    for b, o, r, s in itertools.product(range(n), range(out), range(oh), range(ow)):
+        group = o // (out // op.groups)
+        for k, i, j in itertools.product(range(per_group), range(kh), range(kw)):
+            row = r * op.stride[0] - top + i * op.dilation[0]
+            column = s * op.stride[1] - left + j * op.dilation[1]
+            inside = 0 <= row < h and 0 <= column < w
+            value = x[b, group * per_group + k, row, column] if inside else 0.0
+            y[b, o, r, s] += value * weight[o, k, i, j]
+        if bias is not None:
+            y[b, o, r, s] += bias[o]
+    return y
+
+
+def _dense(op: Op, x: Doubles, weight: Doubles, bias: Doubles | None = None) -> Doubles:
+    y = np.zeros((x.shape[0], weight.shape[0]))
+    for b, o in np.ndindex(y.shape):
+        for k in range(x.shape[1]):
+            y[b, o] += x[b, k] * weight[o, k]
+        y[b, o] += 0.0 if bias is None else bias[o]
+    return y
+
+
+def _pool_size(op: MaxPool2d | AvgPool2d, size: int, axis: int) -> int:
+    before, after = op.pad[axis], op.pad[axis + 2]
+    span = op.dilation[axis] * (op.window[axis] - 1) + 1
+    exact = (size + before + after - span) / op.stride[axis]
+    if not op.ceil_mode:
+        return math.floor(exact) + 1
+    count = math.ceil(exact) + 1
+    # A window that starts in the trailing border is dropped.
+    return count - 1 if (count - 1) * op.stride[axis] >= size + before else count
+
+
+def _pool(op: Op, x: Doubles) -> Doubles:
+    assert isinstance(op, MaxPool2d | AvgPool2d)
+    n, c, h, w = x.shape
+    top, left, bottom, right = op.pad
+    y = np.zeros((n, c, _pool_size(op, h, 0), _pool_size(op, w, 1)))
+    for b, k, r, s in np.ndindex(y.shape):
+        found, counted = [], 0
+        for i, j in itertools.product(range(op.window[0]), range(op.window[1])):
+            row = r * op.stride[0] - top + i * op.dilation[0]
+            column = s * op.stride[1] - left + j * op.dilation[1]
+            inside = 0 <= row < h and 0 <= column < w
+            if inside:
+                found.append(x[b, k, row, column])
+            padding = isinstance(op, AvgPool2d) and op.count_include_pad
+            counted += inside or (padding and row < h + bottom and column < w + right)
+        if isinstance(op, AvgPool2d):
+            y[b, k, r, s] = sum(found) / counted
+        else:
+            y[b, k, r, s] = (
+                math.nan if any(map(math.isnan, found)) else max(found, default=-math.inf)
+            )
+    return y
+
+
+def _global_avg_pool(op: Op, x: Doubles) -> Doubles:
+    assert isinstance(op, GlobalAvgPool)
+    n, c, h, w = x.shape
+    y = np.zeros((n, c))
+    for b, k in np.ndindex(y.shape):
+        y[b, k] = sum(x[b, k, i, j] for i in range(h) for j in range(w)) / (h * w)
+    return y.reshape(n, c, 1, 1) if op.keep else y
+
+
+def _upsample(op: Op, x: Doubles) -> Doubles:
+    assert isinstance(op, Upsample)
+    n, c, h, w = x.shape
+    y = np.zeros((n, c, h * op.scale[0], w * op.scale[1]))
+    for b, k, r, s in np.ndindex(y.shape):
+        if op.mode is Resampling.NEAREST:
+            y[b, k, r, s] = x[b, k, r // op.scale[0], s // op.scale[1]]
+            continue
+        row = min(max((r + 0.5) / op.scale[0] - 0.5, 0), h - 1)
+        column = min(max((s + 0.5) / op.scale[1] - 0.5, 0), w - 1)
+        i, j = math.floor(row), math.floor(column)
+        below, beside = min(i + 1, h - 1), min(j + 1, w - 1)
+        u, v = row - i, column - j
+        y[b, k, r, s] = (1 - v) * ((1 - u) * x[b, k, i, j] + u * x[b, k, below, j]) + v * (
+            (1 - u) * x[b, k, i, beside] + u * x[b, k, below, beside]
+        )
+    return y
+
+
+def _pad(op: Op, x: Doubles) -> Doubles:
+    assert isinstance(op, Pad)
+    n, c, h, w = x.shape
+    top, left, bottom, right = op.pad
+    y = np.full((n, c, h + top + bottom, w + left + right), op.value)
+    for b, k, i, j in np.ndindex(x.shape):
+        y[b, k, i + top, j + left] = x[b, k, i, j]
+    return y
+
+
+# -- channels and axes -----------------------------------------------------------------------------
+
+
+def _batch_norm(op: Op, x: Doubles, *parameters: Doubles) -> Doubles:
+    assert isinstance(op, BatchNorm)
+    scale, shift, mean, variance = parameters
+    y = np.zeros_like(x)
+    for place in np.ndindex(x.shape):
+        c = place[1]
+        root = np.sqrt(variance[c] + op.epsilon)
+        y[place] = (x[place] - mean[c]) / root * scale[c] + shift[c]
+    return y
+
+
+def _softmax(op: Op, x: Doubles) -> Doubles:
+    assert isinstance(op, Softmax)
+    y = np.zeros_like(x)
+    lines = np.moveaxis(x, op.axis, -1)
+    results = np.moveaxis(y, op.axis, -1)
+    for place in np.ndindex(lines.shape[:-1]):
+        powers = [np.exp(value - max(lines[place])) for value in lines[place]]
+        if any(map(math.isnan, lines[place])):
+            powers = [math.nan] * len(powers)
+        results[place] = np.array(powers) / sum(powers)
+    return y
+
+
+def _concat(op: Op, *xs: Doubles) -> Doubles:
+    assert isinstance(op, Concat)
+    shape = list(xs[0].shape)
+    shape[op.axis] = sum(x.shape[op.axis] for x in xs)
+    y, start = np.zeros(shape), 0
+    for x in xs:
+        for place in np.ndindex(x.shape):
+            moved = list(place)
+            moved[op.axis] += start
+            y[tuple(moved)] = x[place]
+        start += x.shape[op.axis]
+    return y
+
+
+def _flatten(op: Op, x: Doubles) -> Doubles:
+    y = np.zeros((x.shape[0], math.prod(x.shape[1:])))
+    for b in range(x.shape[0]):
+        y[b] = list(x[b].flat)
+    return y
+
+
+def _reshape(op: Op, x: Doubles) -> Doubles:
+    assert isinstance(op, Reshape)
+    shape = [x.shape[i] if size == 0 else size for i, size in enumerate(op.shape)]
+    if -1 in shape:
+        at = shape.index(-1)
+        # An empty batch is copied; the other sizes then agree without it.
+        copied = {i for i, size in enumerate(op.shape) if size == 0}
+        total = math.prod(size for i, size in enumerate(x.shape) if i not in copied)
+        given = math.prod(size for i, size in enumerate(shape) if i not in copied and i != at)
+        shape[at] = total // given
+    y = np.zeros(shape)
+    for place, value in zip(np.ndindex(*shape), x.flat, strict=True):
+        y[place] = value
+    return y
+
+
+def _same(op: Op, x: Doubles) -> Doubles:
+    return x
+
+
+# -- elements --------------------------------------------------------------------------------------
+
+
+def _elements(function: Callable[..., float]) -> Callable[..., Doubles]:
+    """The function on each element of the broadcast operands."""
+
+    def apply(op: Op, *xs: Doubles) -> Doubles:
+        wide = np.broadcast_arrays(*xs)
+        y = np.zeros(wide[0].shape)
+        for place in np.ndindex(y.shape):
+            y[place] = function(op, *(x[place] for x in wide))
+        return y
+
+    return apply
+
+
+def _clamp(x: float, low: float, high: float) -> float:
+    return x if math.isnan(x) else min(max(x, low), high)
+
+
+def _sigmoid(op: Op, x: float) -> float:
+    return float(1 / (1 + np.exp(-np.float64(x))))
+
+
+def _hard_sigmoid(op: Op, x: float) -> float:
+    return _clamp(x / 6 + 0.5, 0, 1)
+
+
+def _leaky_relu(op: Op, x: float) -> float:
+    assert isinstance(op, LeakyRelu)
+    return x if x >= 0 else op.alpha * x
+
+
+_ELEMENTS: Mapping[str, Callable[..., float]] = {
+    "relu": lambda op, x: _clamp(x, 0, math.inf),
+    "relu6": lambda op, x: _clamp(x, 0, 6),
+    "leaky_relu": _leaky_relu,
+    "sigmoid": _sigmoid,
+    "tanh": lambda op, x: math.tanh(x),
+    "silu": lambda op, x: x * _sigmoid(op, x),
+    "hsigmoid": _hard_sigmoid,
+    "hswish": lambda op, x: x * _hard_sigmoid(op, x),
+    "add": lambda op, a, b: a + b,
+    "sub": lambda op, a, b: a - b,
+    "mul": lambda op, a, b: a * b,
+    "div": lambda op, a, b: np.float64(a) / np.float64(b),
+}
+
+NAIVE: Mapping[str, Callable[..., Doubles]] = {
+    "conv2d": _conv2d,
+    "dense": _dense,
+    "batch_norm": _batch_norm,
+    "softmax": _softmax,
+    "max_pool2d": _pool,
+    "avg_pool2d": _pool,
+    "global_avg_pool": _global_avg_pool,
+    "pointwise": _same,
+    "concat": _concat,
+    "flatten": _flatten,
+    "reshape": _reshape,
+    "dropout": _same,
+    "pad": _pad,
+    "upsample": _upsample,
+    "reorder": _same,
+    **{name: _elements(function) for name, function in _ELEMENTS.items()},
+}

@@ -1,0 +1,317 @@
+"""Uses of every op with arrays to try them on: `CASES[name]` draws (op, operand arrays).
+
+    @given(CASES["conv2d"])
+    def test(case: Case) -> None:
+        op, arrays = case
+        y = op.evaluate(*arrays)
+
+`cases(name, limits)` draws them within other limits. Values are normally distributed; divisors and
+variances keep away from zero. Every case is legal and its work is bounded, however large the sizes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import numpy as np
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from cnnc.ir.op import Binary, Fusable, Op, Step, Unary
+from cnnc.ir.ops import (
+    OPS,
+    Add,
+    AvgPool2d,
+    BatchNorm,
+    Concat,
+    Conv2d,
+    Dense,
+    Div,
+    Dropout,
+    Flatten,
+    GlobalAvgPool,
+    LeakyRelu,
+    MaxPool2d,
+    Mul,
+    Pad,
+    Pointwise,
+    Reorder,
+    Resampling,
+    Reshape,
+    Softmax,
+    Sub,
+    Upsample,
+)
+from cnnc.ir.types import TensorType
+
+Floats = NDArray[np.float32]
+Case = tuple[Op, tuple[Floats, ...]]
+Shape = tuple[int, ...]
+Border = tuple[int, int, int, int]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How large cases get."""
+
+    channels: int = 70
+    side: int = 40  # rows, columns
+    kernel: int = 5
+    batches: tuple[int, ...] = (1, 3, 0)
+    work: int = 1_000_000  # multiply-adds, or elements for ops that have none
+    steps: int = 2  # in an epilogue
+
+
+WIDE = Limits()
+TINY = Limits(channels=5, side=7, kernel=3, batches=(1, 2, 0), work=3_000)
+
+# Around the widths of vector registers and the tiles of kernels.
+_CHANNELS = (1, 2, 3, 4, 7, 8, 9, 15, 16, 17, 24, 31, 32, 33, 48, 64, 65)
+
+
+class _Draw:
+    """A case being drawn."""
+
+    def __init__(self, draw: st.DrawFn, limits: Limits) -> None:
+        self.draw = draw
+        self.limits = limits
+        self.random = np.random.default_rng(draw(st.integers(0, 2**16)))
+
+    def integer(self, low: int, high: int) -> int:
+        return self.draw(st.integers(low, max(low, high)))
+
+    def pair(self, low: int, high: int) -> tuple[int, int]:
+        return self.integer(low, high), self.integer(low, high)
+
+    def yes(self) -> bool:
+        return self.draw(st.booleans())
+
+    def one_of(self, options: Sequence[T]) -> T:
+        return self.draw(st.sampled_from(options))
+
+    def channels(self) -> int:
+        usual = [c for c in _CHANNELS if c <= self.limits.channels]
+        return self.draw(st.sampled_from(usual) | st.integers(1, self.limits.channels))
+
+    def batch(self) -> int:
+        return self.one_of(self.limits.batches)
+
+    def sides(self, cost: int, least: tuple[int, int] = (1, 1)) -> tuple[int, int]:
+        """Rows and columns of a map, each at least `least`, where one element costs `cost`."""
+        budget = max(self.limits.work // max(cost, 1), 1)
+        rows = self.integer(least[0], min(self.limits.side, budget // least[1]))
+        columns = self.integer(least[1], min(self.limits.side, budget // rows))
+        return rows, columns
+
+    def image(self, cost: int = 1) -> Shape:
+        n, c = self.batch(), self.channels()
+        return (n, c, *self.sides(cost * max(n, 1) * c))
+
+    def any_shape(self, ranks: Sequence[int] = (4, 2, 3, 1)) -> Shape:
+        rank = self.one_of(ranks)
+        if rank == 4:
+            return self.image()
+        return (self.batch(), *(self.integer(1, self.limits.side) for _ in range(rank - 1)))
+
+    def normal(self, *shape: int) -> Floats:
+        return self.random.standard_normal(shape, dtype=np.float32)
+
+    def apart(self, *shape: int) -> Floats:
+        """Numbers of both signs between 0.5 and 2, for divisors."""
+        sizes = self.random.uniform(0.5, 2, shape) * self.random.choice((-1, 1), shape)
+        return np.asarray(sizes, np.float32)
+
+    def unary(self) -> Unary:
+        op = self.one_of([op for op in OPS.values() if issubclass(op, Unary)])
+        return LeakyRelu(alpha=self.one_of((0.1, 0.01))) if op is LeakyRelu else op()
+
+    def thinned(self, shape: Shape) -> Shape:
+        """A shape that broadcasts to `shape`."""
+        thin = tuple(size if self.draw(st.integers(0, 2)) else 1 for size in shape)
+        drop = self.draw(st.sampled_from((0, 0, 1)) | st.integers(0, len(shape)))
+        return thin[drop:]
+
+    def with_epilogue(self, op: Fusable, own: tuple[Floats, ...]) -> Case:
+        """The op, sometimes with steps on its result."""
+        result = op.infer(*types(own)).dims
+        # What networks have: a bias, a scale for each channel, a residual.
+        usual = [result, ()] if len(result) < 4 else [result, (result[1], 1, 1), ()]
+        steps: list[Step] = []
+        extras: list[Floats] = []
+        for _ in range(self.integer(0, self.limits.steps)):
+            if self.yes():
+                steps.append(Step(self.unary()))
+                continue
+            step: Binary = self.one_of((Add(), Mul(), Sub(), Div()))
+            divides = isinstance(step, Div)
+            steps.append(Step(step, swapped=not divides and self.yes()))
+            shape = self.one_of(usual) if self.yes() else self.thinned(result)
+            extras.append(self.apart(*shape) if divides else self.normal(*shape))
+        return replace(op, epilogue=tuple(steps)), (*own, *extras)
+
+
+def types(arrays: Sequence[Floats]) -> tuple[TensorType, ...]:
+    """The arrays' types."""
+    return tuple(TensorType(array.shape) for array in arrays)
+
+
+# -- one function for each family --------------------------------------------------------------
+
+
+def _conv2d(d: _Draw) -> Case:
+    kernel = d.pair(1, d.limits.kernel) if d.yes() else (d.one_of((1, 3)),) * 2
+    stride, dilation = d.pair(1, 3), d.pair(1, 3) if d.yes() else (1, 1)
+    pad = _border(d, (3, 3)) if d.yes() else (kernel[0] // 2, kernel[1] // 2) * 2
+    kind = d.one_of(("dense", "depthwise", "grouped"))
+    if kind == "dense":
+        groups, per_group, out = 1, d.channels(), d.channels()
+    elif kind == "depthwise":
+        groups, per_group = d.channels(), 1
+        out = groups * d.one_of((1, 1, 2))
+    else:
+        groups = d.integer(2, min(8, d.limits.channels))
+        per_group = d.integer(1, d.limits.channels // groups)
+        out = groups * d.integer(1, d.limits.channels // groups)
+    spans = [d_ * (k - 1) + 1 for d_, k in zip(dilation, kernel, strict=True)]
+    least = max(spans[0] - pad[0] - pad[2], 1), max(spans[1] - pad[1] - pad[3], 1)
+    n = d.batch()
+    sides = d.sides(max(n, 1) * out * per_group * math.prod(kernel), least)
+    op = Conv2d(stride=stride, pad=pad, dilation=dilation, groups=groups)
+    x = d.normal(n, groups * per_group, *sides)
+    own = [x, d.normal(out, per_group, *kernel)]
+    return d.with_epilogue(op, (*own, d.normal(out)) if d.yes() else tuple(own))
+
+
+def _border(d: _Draw, most: tuple[int, int]) -> Border:
+    return tuple(d.integer(0, most[axis % 2]) for axis in range(4))  # type: ignore[return-value]
+
+
+def _dense(d: _Draw) -> Case:
+    n, out = d.batch(), d.integer(1, 8 * d.limits.channels)
+    depth = d.integer(1, min(8 * d.limits.channels, d.limits.work // (max(n, 1) * out)))
+    own = (d.normal(n, depth), d.normal(out, depth))
+    return d.with_epilogue(Dense(), (*own, d.normal(out)) if d.yes() else own)
+
+
+def _pool(d: _Draw, kind: type[MaxPool2d | AvgPool2d]) -> Case:
+    window = d.pair(1, d.limits.kernel)
+    dilation = (1, 1) if d.draw(st.integers(0, 2)) else d.pair(1, 2)
+    stride, ceil_mode = d.pair(1, d.one_of((2, 4))), d.yes()
+    op = kind(window=window, stride=stride, dilation=dilation, ceil_mode=ceil_mode)
+    pad = _border(d, (op.span[0] - 1, op.span[1] - 1))
+    op = replace(op, pad=pad)
+    n, c = d.batch(), d.channels()
+    least = max(op.span[0] - pad[0] - pad[2], 1), max(op.span[1] - pad[1] - pad[3], 1)
+    x = d.normal(n, c, *d.sides(max(n, 1) * c * math.prod(window), least))
+    if isinstance(op, AvgPool2d):
+        op = replace(op, count_include_pad=d.yes())
+        rows, columns = op.counts(TensorType(x.shape))
+        if not all(rows + columns):  # a window of nothing but padding has no mean
+            op = replace(op, pad=(0, 0, 0, 0), ceil_mode=False)
+            x = d.normal(n, c, *(max(a, b) for a, b in zip(op.span, x.shape[2:], strict=True)))
+    return op, (x,)
+
+
+def _batch_norm(d: _Draw) -> Case:
+    x = d.normal(*d.any_shape((4, 2, 3)))
+    c = x.shape[1]
+    op = BatchNorm(epsilon=d.one_of((1e-5, 1e-3)))
+    return op, (x, d.normal(c), d.normal(c), d.normal(c), np.abs(d.apart(c)))
+
+
+def _softmax(d: _Draw) -> Case:
+    shape = d.any_shape()
+    axis = d.integer(-len(shape), len(shape) - 1)
+    return Softmax(axis=axis), (d.normal(*shape),)
+
+
+def _unary(d: _Draw, kind: type[Unary]) -> Case:
+    op = LeakyRelu(alpha=d.one_of((0.01, 0.3))) if kind is LeakyRelu else kind()
+    return op, (3 * d.normal(*d.any_shape()),)
+
+
+def _binary(d: _Draw, kind: type[Binary]) -> Case:
+    shape = d.any_shape()
+    a, b = (shape, d.thinned(shape)) if d.yes() else (d.thinned(shape), d.thinned(shape))
+    if d.yes():
+        a, b = b, a
+    return kind(), (d.normal(*a), d.apart(*b) if kind is Div else d.normal(*b))
+
+
+def _concat(d: _Draw) -> Case:
+    shape = d.any_shape()
+    axis = d.integer(0, len(shape) - 1)
+    arrays = []
+    for _ in range(d.integer(1, 4)):
+        size = d.integer(0 if axis else 1, shape[axis] + 3)
+        arrays.append(d.normal(*shape[:axis], size, *shape[axis + 1 :]))
+    return Concat(axis=axis), tuple(arrays)
+
+
+def _reshape(d: _Draw) -> Case:
+    shape = d.any_shape()
+    inner = math.prod(shape[1:])
+    factor = d.one_of([f for f in range(1, inner + 1) if inner % f == 0])
+    options: list[Shape] = [
+        (0, -1),
+        (0, inner),
+        (0, factor, inner // factor),
+        (0, factor, -1),
+        (0, *shape[1:]),
+        (0,) * len(shape),
+    ]
+    if shape[0]:  # a number cannot stand for an empty batch: 0 means a copy
+        options += [(-1,), (math.prod(shape),), (factor, -1), (shape[0] * factor, inner // factor)]
+    return Reshape(shape=d.one_of(options)), (d.normal(*shape),)
+
+
+def _upsample(d: _Draw) -> Case:
+    scale = d.pair(1, 3)
+    op = Upsample(scale=scale, mode=d.one_of(tuple(Resampling)))
+    return op, (d.normal(*d.image(math.prod(scale))),)
+
+
+_FAMILIES: Mapping[type[Op], Callable[[_Draw], Case]] = {
+    Conv2d: _conv2d,
+    Dense: _dense,
+    BatchNorm: _batch_norm,
+    Softmax: _softmax,
+    MaxPool2d: lambda d: _pool(d, MaxPool2d),
+    AvgPool2d: lambda d: _pool(d, AvgPool2d),
+    GlobalAvgPool: lambda d: d.with_epilogue(GlobalAvgPool(keep=d.yes()), (d.normal(*d.image()),)),
+    Pointwise: lambda d: d.with_epilogue(Pointwise(), (d.normal(*d.any_shape()),)),
+    Concat: _concat,
+    Flatten: lambda d: (Flatten(), (d.normal(*d.any_shape()),)),
+    Reshape: _reshape,
+    Dropout: lambda d: (Dropout(rate=d.one_of((0.0, 0.5))), (d.normal(*d.any_shape()),)),
+    Pad: lambda d: (
+        Pad(pad=_border(d, (3, 3)), value=d.one_of((0.0, -1.5))),
+        (d.normal(*d.image()),),
+    ),
+    Upsample: _upsample,
+    Reorder: lambda d: (Reorder(), (d.normal(*d.image()),)),
+}
+
+
+def cases(name: str, limits: Limits = WIDE) -> st.SearchStrategy[Case]:
+    """Uses of the op called `name` within the limits; `KeyError` if it has no generator."""
+    op = OPS[name]
+
+    @st.composite
+    def case(draw: st.DrawFn) -> Case:
+        d = _Draw(draw, limits)
+        if op in _FAMILIES:
+            return _FAMILIES[op](d)
+        if issubclass(op, Unary):
+            return _unary(d, op)
+        assert issubclass(op, Binary), f"no generator for `{name}`: add one to _FAMILIES"
+        return _binary(d, op)
+
+    return case()
+
+
+CASES: Mapping[str, st.SearchStrategy[Case]] = {name: cases(name) for name in OPS}

@@ -1,0 +1,226 @@
+"""Every op on drawn uses: shapes, meaning, symbolic sizes, batches, numbers that are not finite."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, assume, example, given, settings
+from hypothesis import strategies as st
+from naive import NAIVE, naive
+from op_cases import CASES, TINY, WIDE, Case, Floats, cases, types
+
+from cnnc.ir.location import ShapeError
+from cnnc.ir.op import Fusable, Op
+from cnnc.ir.ops import OPS, AvgPool2d, BatchNorm, Conv2d, MaxPool2d, Pad, Relu, Upsample
+from cnnc.ir.types import Sym, TensorType
+
+quick = settings(
+    max_examples=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+)
+NAMES = sorted(OPS)
+
+
+def test_every_op_has_cases_and_a_naive_meaning() -> None:
+    assert CASES.keys() == OPS.keys()
+    assert NAIVE.keys() == OPS.keys()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_infer_agrees_with_evaluate(name: str) -> None:
+    @quick
+    @given(CASES[name])
+    def check(case: Case) -> None:
+        op, arrays = case
+        before = [array.copy() for array in arrays]
+        op.check_arity(len(arrays))
+        inferred, value = op.infer(*types(arrays)), op.evaluate(*arrays)
+        assert isinstance(inferred, TensorType) and isinstance(value, np.ndarray)
+        assert value.shape == inferred.dims
+        assert value.dtype == inferred.dtype.numpy
+        assert op.flops(types(arrays), [inferred]) >= 0
+        for array, old in zip(arrays, before, strict=True):
+            np.testing.assert_array_equal(array, old)  # operands are left alone
+
+    check()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_evaluate_agrees_with_the_definition(name: str) -> None:
+    @quick
+    @given(cases(name, TINY))
+    def check(case: Case) -> None:
+        op, arrays = case
+        value = op.evaluate(*arrays)
+        np.testing.assert_allclose(value, naive(op, *arrays), rtol=1e-4, atol=1e-4)
+
+    check()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_numbers_that_are_not_finite_pass_as_defined(name: str) -> None:
+    @quick
+    @given(cases(name, TINY), st.data())
+    def check(case: Case, data: st.DataObject) -> None:
+        op, arrays = case
+        special = st.sampled_from([np.nan, np.inf, -np.inf, 0.0, -0.0])
+        arrays = tuple(array.copy() for array in arrays)
+        # A batch norm folds its parameters into two numbers, where infinities would meet.
+        open_to = arrays[:1] if isinstance(op, BatchNorm) else arrays
+        for _ in range(2):
+            array = data.draw(st.sampled_from(open_to))
+            assume(array.size)
+            array.flat[data.draw(st.integers(0, array.size - 1))] = data.draw(special)
+        with np.errstate(all="ignore"):
+            value = op.evaluate(*arrays)
+            np.testing.assert_allclose(value, naive(op, *arrays), rtol=1e-4, atol=1e-4)
+
+    check()
+
+
+# -- symbolic sizes --------------------------------------------------------------------------------
+
+
+def batch_of(arrays: tuple[Floats, ...]) -> int:
+    """The size of dimension 0, which an operand may also broadcast to."""
+    rank = max(array.ndim for array in arrays)
+    sizes = {array.shape[0] for array in arrays if array.ndim == rank > 0}
+    return max(sizes - {1}, default=1)
+
+
+def with_symbolic_batch(op: Op, arrays: tuple[Floats, ...]) -> tuple[TensorType, ...]:
+    """The operands' types, the batch being N wherever it stands."""
+    rank = max(array.ndim for array in arrays)
+    batch = batch_of(arrays)
+    parameters = {"weight", "bias?", "scale", "shift", "mean", "variance"}
+    own = len(op.split(arrays)[0]) if isinstance(op, Fusable) else len(arrays)
+    names = (*op.operands[:own], *("x" for _ in arrays))  # more of them: "xs*", an epilogue's
+    return tuple(
+        TensorType((Sym("N"), *type.shape[1:]))
+        if type.rank == rank > 0 and type.shape[0] == batch and name not in parameters
+        else type
+        for name, type in zip(names, types(arrays), strict=False)
+    )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_binding_the_batch_and_inferring_commute(name: str) -> None:
+    @quick
+    @given(CASES[name])
+    def check(case: Case) -> None:
+        op, arrays = case
+        try:
+            symbolic = op.infer(*with_symbolic_batch(op, arrays))
+        except ShapeError:
+            # A result that names sizes cannot be shown to fit every batch.
+            assume(False)
+        assert isinstance(symbolic, TensorType)
+        assert symbolic.bind({"N": batch_of(arrays)}) == op.infer(*types(arrays))
+
+    check()
+
+
+@pytest.mark.parametrize("name", ["conv2d", "max_pool2d", "avg_pool2d", "pad", "upsample"])
+def test_binding_the_rows_and_inferring_commute(name: str) -> None:
+    @quick
+    @given(CASES[name], st.sampled_from([1, 2, 6, 12]), st.integers(1, 5))
+    def check(case: Case, divisor: int, times: int) -> None:
+        op, (x, *rest) = case
+        assume(not getattr(op, "epilogue", ()))
+        n, c, _, w = x.shape
+        rows, others = Sym("H", divisor), types(rest)
+        try:
+            symbolic = op.infer(TensorType((n, c, rows, w)), *others)
+        except ShapeError as error:
+            unknown = "is not known to be divisible" in str(error)
+            assert unknown or "ceil_mode needs a fixed size" in str(error)
+            return
+        try:
+            bound = op.infer(TensorType((n, c, divisor * times, w)), *others)
+        except ShapeError as error:  # only a number can be seen to be too small
+            assert "the padded input has only" in str(error)
+            return
+        assert isinstance(symbolic, TensorType)
+        assert symbolic.bind({"H": divisor * times}) == bound
+
+    check()
+
+
+# -- batches ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_images_do_not_mix_unless_the_op_says_so(name: str) -> None:
+    @quick
+    @given(cases(name, replace(WIDE, batches=(3,))))
+    def check(case: Case) -> None:
+        op, arrays = case
+        marked = with_symbolic_batch(op, arrays)
+        try:
+            result = op.infer(*marked)
+        except ShapeError:
+            assume(False)  # it names the batch
+        assert isinstance(result, TensorType)
+        assume(not op.mixes_batch(marked) and result.shape[:1] == (Sym("N"),))
+        value = np.asarray(op.evaluate(*arrays))
+        for i in range(3):
+            image = [
+                array[i : i + 1] if type.shape[:1] == (Sym("N"),) else array
+                for array, type in zip(arrays, marked, strict=True)
+            ]
+            alone = op.evaluate(*image)
+            np.testing.assert_allclose(alone, value[i : i + 1], rtol=2e-4, atol=2e-4)
+
+    check()
+
+
+# -- where a number goes ---------------------------------------------------------------------------
+
+
+@quick
+@given(cases("conv2d", TINY))
+def test_a_convolution_spreads_an_element_to_its_windows_alone(case: Case) -> None:
+    op, (x, weight, *_) = case
+    assert isinstance(op, Conv2d)
+    assume(x.size)
+    plain = Conv2d(stride=op.stride, pad=op.pad, dilation=op.dilation, groups=op.groups)
+    ones = np.ones_like(weight)
+    reached = plain.evaluate(np.ones_like(x), ones).shape
+    poisoned = np.zeros_like(x)
+    poisoned[0, 0, 0, 0] = np.nan
+    touched = np.isnan(plain.evaluate(poisoned, ones))
+    counted = plain.evaluate(np.isnan(poisoned).astype(np.float32), ones) > 0
+    assert touched.shape == reached
+    np.testing.assert_array_equal(touched, counted)
+    assert not touched[:, ones.shape[0] // op.groups :].any()  # other groups do not see it
+
+
+@quick
+@given(cases("avg_pool2d", TINY))
+@example((AvgPool2d(window=(2, 2), stride=(2, 2), ceil_mode=True), (np.ones((1, 1, 3, 3)),)))
+def test_the_mean_of_ones_is_one_unless_padding_counts(case: Case) -> None:
+    op, (x,) = case
+    assert isinstance(op, AvgPool2d)
+    value = op.evaluate(np.ones_like(x))
+    if op.count_include_pad:
+        assert ((0 < value) & (value <= 1 + 1e-6)).all()
+    else:
+        np.testing.assert_allclose(value, 1, rtol=1e-6)
+
+
+@quick
+@given(cases("max_pool2d", TINY))
+def test_a_maximum_is_an_element_of_the_map(case: Case) -> None:
+    op, (x,) = case
+    assert isinstance(op, MaxPool2d)
+    # Windows of padding alone exist with dilation only; they hold -inf.
+    assert np.isin(op.evaluate(x), [*x.flat, np.float32(-np.inf)]).all()
+
+
+def test_empty_batches_and_scalars() -> None:
+    assert Relu().evaluate(np.float32(-1) * np.ones(())).shape == ()
+    assert Pad(pad=(1, 0, 0, 0)).evaluate(np.zeros((0, 2, 3, 3), np.float32)).shape == (0, 2, 4, 3)
+    assert Upsample(scale=(2, 3)).evaluate(np.zeros((2, 0, 1, 1), np.float32)).shape == (2, 0, 2, 3)
