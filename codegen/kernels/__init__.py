@@ -1,12 +1,17 @@
 """The table of kernels. Adding an algorithm is one file and one line here."""
 
 from cnnc.codegen.kernels.conv_direct import DirectConv
+from cnnc.codegen.kernels.conv_general import GeneralConv
 from cnnc.codegen.kernels.conv_winograd import WinogradConv
 from cnnc.codegen.kernels.dense import DenseKernel
+from cnnc.codegen.kernels.depthwise import Depthwise
 from cnnc.codegen.kernels.global_pool import GlobalPool
+from cnnc.codegen.kernels.move import Alias, ConcatKernel, PadKernel, ReorderKernel
 from cnnc.codegen.kernels.pointwise import PointwiseKernel
+from cnnc.codegen.kernels.pool import PoolKernel
 from cnnc.codegen.kernels.reference import ReferenceKernel
 from cnnc.codegen.kernels.softmax import SoftmaxKernel
+from cnnc.codegen.kernels.upsample import UpsampleKernel
 from cnnc.ir.kernel import Kernel
 
 KERNELS: dict[str, type[Kernel]] = {
@@ -14,10 +19,18 @@ KERNELS: dict[str, type[Kernel]] = {
     for kernel in (
         DirectConv,
         WinogradConv,
+        Depthwise,
+        GeneralConv,
         DenseKernel,
         PointwiseKernel,
         SoftmaxKernel,
         GlobalPool,
+        PoolKernel,
+        UpsampleKernel,
+        ConcatKernel,
+        PadKernel,
+        ReorderKernel,
+        Alias,
         ReferenceKernel,
     )
 }

@@ -1,0 +1,203 @@
+"""Convolution on plain NCHW maps, for whatever the faster kernels refuse.
+
+Any groups and channel counts, any stride and dilation, and weights that are only known at run
+time. Vectors lie along the rows of the output; a tile of a few output channels, rows and vectors
+stays in registers while all input channels and taps pass by. Every input vector serves all the
+tile's channels, every weight all its vectors. Borders come from the input's halo.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+from cnnc.codegen.kernels.common import (
+    finish,
+    pieces,
+    residuals,
+    views,
+    window_halo,
+    zero_halo,
+)
+from cnnc.ir.kernel import NO_HALO, Halo, Kernel, Site
+from cnnc.ir.loops import Index, Program, ProgramBuilder, TileRef, fma
+from cnnc.ir.ops import Conv2d
+from cnnc.ir.types import DType
+
+MOST_CHANNELS = 16  # in a tile; more would lengthen the code and win little
+UNROLLED = 48  # multiply-adds of a row of taps that are repeated in the code; more become a loop
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GeneralConv(Kernel):
+    """Convolution on a register tile of (output channels of one group, rows, vectors)."""
+
+    name: ClassVar[str] = "general_conv"
+    tile: tuple[int, int, int]
+
+    @classmethod
+    def candidates(cls, site: Site) -> Iterable[GeneralConv]:
+        fits = isinstance(site.op, Conv2d) and site.result.dtype is DType.F32
+        # A constant input comes without a border.
+        if (
+            fits
+            and not site.constant[0]
+            and not any(0 in t.shape for t in (*site.operands[:2], site.result))
+        ):
+            for tile in _tiles(site):
+                yield cls(tile=tile)
+
+    def halo(self, site: Site, operand: int) -> Halo:
+        return window_halo(site) if operand == 0 else NO_HALO
+
+    def in_place(self, site: Site) -> tuple[int, ...]:
+        return residuals(site)
+
+    def cycles(self, site: Site) -> float:
+        target, op = site.target, site.op
+        assert isinstance(op, Conv2d)
+        n, out, oh, ow = site.result.dims
+        _, per_group, kh, kw = site.operands[1].dims
+        channels, rows, vectors = self.tile
+        source = 4 * per_group * kh * rows * (vectors * target.lanes * op.stride[1] + kw)
+        strip = 0.0  # cycles for all tiles of a strip of rows and all channels of a group
+        for _, b, chunks in pieces(out // op.groups, channels):
+            for run in _runs(ow, vectors, target.lanes):
+                held = rows * len(run.counts)
+                lanes = rows * sum(run.counts)
+                work, weights = b * held / target.fma_per_cycle, b / target.load_per_cycle
+                if op.stride[1] > 1:
+                    step = work + 0.5 * lanes
+                elif source > target.l1_bytes // 2:
+                    step = work + 1.5 * held * target.vector_bytes / target.l2_bytes_per_cycle
+                else:
+                    step = max(work, held / target.load_per_cycle + weights)
+                step = max(step, 4.0)  # the latency of a multiply-add
+                tile = per_group * kh * (kw * step + 2) + 3 * b * held + 20
+                strip += chunks * run.times * tile
+        return n * op.groups * -(-oh // rows) * strip
+
+    def program(self, site: Site) -> Program:
+        return _Writer(self, site).write()
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """Equal tiles side by side in an output row; `counts` are the lanes used in each vector."""
+
+    start: int
+    times: int
+    width: int  # columns from one tile to the next
+    counts: tuple[int, ...]
+
+
+def _runs(columns: int, vectors: int, lanes: int) -> Iterator[_Run]:
+    """The tiles that cover an output row; only the last vector of all may be partly used."""
+    spare = -columns % lanes
+    for first, length, times in pieces(-(-columns // lanes), vectors):
+        counts, width = (lanes,) * length, length * lanes
+        end = first * lanes + times * width
+        if end < columns or not spare:
+            yield _Run(first * lanes, times, width, counts)
+        else:
+            yield _Run(first * lanes, times - 1, width, counts)
+            yield _Run(end - width, 1, width, (*counts[:-1], lanes - spare))
+
+
+def _shares(total: int, most: int) -> Iterator[tuple[int, int, int, int]]:
+    """The `pieces` with the number of the first one: (first number, how many, start, length)."""
+    number = 0
+    for start, length, times in pieces(total, most):
+        yield number, times, start, length
+        number += times
+
+
+def _tiles(site: Site) -> Iterator[tuple[int, int, int]]:
+    """Register tiles of one to four vectors of a few rows, with all the channels that fit."""
+    assert isinstance(site.op, Conv2d)
+    out, (oh, ow) = site.result.dims[1], site.result.dims[2:]
+    most = -(-ow // site.target.lanes)
+    for rows in (1, 2, 4):
+        for vectors in (1, 2, 4):
+            held = rows * vectors
+            if held > 4 or rows > oh or vectors > most:
+                continue
+            channels = min((site.target.registers - 1) // held - 1, MOST_CHANNELS)
+            yield pieces(out // site.op.groups, channels)[0][1], rows, vectors
+
+
+class _Writer:
+    """Writes the loop nest; holds what its parts share."""
+
+    def __init__(self, kernel: GeneralConv, site: Site) -> None:
+        assert isinstance(site.op, Conv2d)
+        self.kernel, self.site, self.op = kernel, site, site.op
+        self.p = ProgramBuilder(kernel.name)
+        inputs, self.extras, self.y = views(self.p, site, "x", "weight", "bias")
+        self.x, self.weight, *self.bias = inputs
+        self.per_group, self.kh, self.kw = site.operands[1].dims[1:]
+
+    def write(self) -> Program:
+        p, groups = self.p, self.op.groups
+        n, out, oh, ow = self.site.result.dims
+        channels, rows, vectors = self.kernel.tile
+        chunks, strips = list(_shares(out // groups, channels)), list(_shares(oh, rows))
+        many, high = (sum(times for _, times, _, _ in shares) for shares in (chunks, strips))
+        with p.parallel("t", 0, n * groups * many * high) as t:
+            image = p.let("n", t // (high * many * groups)) if n > 1 else Index(0)
+            group = p.let("g", t // (high * many) % groups)
+            chunk, strip = p.let("chunk", t // high % many), p.let("strip", t % high)
+            for number, times, start, b in chunks:
+                with p.when(chunk, number, number + times):
+                    channel = p.let("oc", group * (out // groups) + (chunk - number) * b + start)
+                    for first, count, top, height in strips:
+                        with p.when(strip, first, first + count):
+                            row = p.let("oh", (strip - first) * height + top)
+                            self.row(image, group, channel, row, b, height)
+        zero_halo(p, self.y)
+        return p.finish()
+
+    def row(
+        self, image: Index, group: Index, channel: Index, row: Index, b: int, height: int
+    ) -> None:
+        """All columns of a strip of rows for a few channels from `channel` on."""
+        p, lanes = self.p, self.site.target.lanes
+        for run in _runs(self.site.result.dims[3], self.kernel.tile[2], lanes):
+            with p.loop("v", 0, run.times) as v:
+                column = v * run.width + run.start
+                acc = p.tile("acc", (b, height, len(run.counts)), lanes)
+                self.accumulate(acc, (image, group * self.per_group, row, column), channel, run)
+                with p.unroll("b", b) as i, p.unroll("r", height) as r:
+                    for k, count in enumerate(run.counts):
+                        place = (image, channel + i, row + r, column + k * lanes)
+                        value = finish(p, self.site, acc[i, r, k], self.extras, *place, count=count)
+                        p.store(self.y.buffer, self.y.at(*place), value, count=count)
+
+    def accumulate(
+        self, acc: TileRef, place: tuple[Index, Index, Index, Index], channel: Index, run: _Run
+    ) -> None:
+        """The bias, then all input channels and taps into the tile; `place` is where in x."""
+        p, op, (b, height, vectors), lanes = self.p, self.op, acc.shape, acc.lanes
+        for bias in self.bias:
+            with p.unroll("b", b) as i:
+                start = p.bind("bias", p.load(bias.buffer, bias.at(channel + i), lanes, stride=0))
+                with p.unroll("r", height) as r, p.unroll("k", vectors) as k:
+                    p.set(acc[i, r, k], start)
+        image, first, row, column = place
+        top, left = row * op.stride[0] - op.pad[0], column * op.stride[1] - op.pad[1]
+        unrolled = self.kw * b * height * vectors <= UNROLLED
+        with p.loop("c", 0, self.per_group) as c, p.loop("i", 0, self.kh) as i:
+            with p.unroll("j", self.kw) if unrolled else p.loop("j", 0, self.kw) as j:
+                held = p.tile("x", (height, vectors), lanes)
+                with p.unroll("r", height) as r:
+                    y, x = top + r * op.stride[0] + i * op.dilation[0], left + j * op.dilation[1]
+                    for k, count in enumerate(run.counts):
+                        at = self.x.at(image, first + c, y, x + k * lanes * op.stride[1])
+                        value = p.load(self.x.buffer, at, lanes, op.stride[1], count)
+                        p.set(held[r, k], value)
+                with p.unroll("b", b) as o:
+                    at = self.weight.at(channel + o, c, i, j)
+                    tap = p.bind("w", p.load(self.weight.buffer, at, lanes, stride=0))
+                    with p.unroll("r", height) as r, p.unroll("k", vectors) as k:
+                        p.set(acc[o, r, k], fma(tap, held[r, k], acc[o, r, k]))

@@ -1,0 +1,181 @@
+"""Depthwise convolution on NCHW{c}: a register tile of neighbouring pixels of one channel block.
+
+The tile's results stay in registers while the rows of taps pass by. Of each of these the input
+vectors under the tile are loaded once and serve every tap that meets them, so the multiply-adds
+are the limit, not the loads; sharing rows between results too has nothing left to gain. Only
+where a row of taps does not fit in the registers each result loads its own inputs. Borders come
+from the input's halo, so no tap is tested.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from cnnc.codegen.kernels.common import (
+    View,
+    extra_blocks,
+    extras_fit,
+    finish,
+    pack_extra,
+    pieces,
+    residuals,
+    split,
+    views,
+    window_halo,
+    zero_halo,
+)
+from cnnc.ir.kernel import NO_HALO, Halo, Kernel, Site
+from cnnc.ir.loops import Index, Program, ProgramBuilder, fma
+from cnnc.ir.op import Array
+from cnnc.ir.ops import Conv2d
+from cnnc.ir.types import DType
+
+UNROLLED_ROWS = 3  # rows of taps that are repeated in the code; more become a loop
+FEWEST, MOST = 4, 16  # results in registers: they hide each other's latency
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Depthwise(Kernel):
+    """One filter for each channel (groups = C = OC); `columns` results are in registers."""
+
+    name: ClassVar[str] = "depthwise"
+    columns: int
+
+    @classmethod
+    def candidates(cls, site: Site) -> Iterable[Depthwise]:
+        if _fits(site):
+            yield cls(columns=_columns(site))
+
+    def blocks(self, site: Site) -> tuple[tuple[int, ...], int]:
+        own, _ = split(site)
+        lanes = site.target.lanes
+        return (lanes, *(1,) * (len(own) - 1), *extra_blocks(site, lanes)), lanes
+
+    def halo(self, site: Site, operand: int) -> Halo:
+        return window_halo(site) if operand == 0 else NO_HALO
+
+    def in_place(self, site: Site) -> tuple[int, ...]:
+        return residuals(site)
+
+    def cycles(self, site: Site) -> float:
+        target = site.target
+        assert isinstance(site.op, Conv2d)
+        kh, kw = site.operands[1].dims[2:]
+        h, w = site.operands[0].dims[2:]
+        n, channels, oh, ow = site.result.dims
+        row = 0.0
+        for _, width, times in pieces(ow, self.columns):
+            work = width * kh * kw / target.fma_per_cycle
+            inputs = len(_meetings(site.op, kw, width)) if _holds_taps(site) else width * kw
+            loads = kh * (inputs + kw) / target.load_per_cycle
+            row += times * (max(work, loads) + 2 * width + 8)
+        maps = n * -(-channels // target.lanes)
+        moved = maps * (h * w + oh * ow) * target.vector_bytes
+        return max(maps * oh * row, moved / target.stream_bytes_per_cycle(moved))
+
+    def pack(self, site: Site, operand: int, array: Array) -> Array:
+        """Weights as [channel block][kh][kw][lane], the bias as [channel block][lane]."""
+        lanes = site.target.lanes
+        own, _ = split(site)
+        if operand >= len(own):
+            return pack_extra(array, lanes)
+        channels = len(array)
+        packed = np.zeros((-(-channels // lanes) * lanes, array.size // channels), array.dtype)
+        packed[:channels] = array.reshape(channels, -1)
+        return packed.reshape(-1, lanes, packed.shape[1]).transpose(0, 2, 1)
+
+    def program(self, site: Site) -> Program:
+        p = ProgramBuilder(self.name)
+        inputs, extras, y = views(p, site, "x", "weight", "bias")
+        n, channels, oh, ow = site.result.dims
+        blocks = -(-channels // site.target.lanes)
+        with p.parallel("t", 0, n * blocks * oh) as t:
+            image = p.let("n", t // (blocks * oh)) if n > 1 else Index(0)
+            block = p.let("c", t // oh % blocks)
+            row = p.let("oh", t % oh)
+            for start, width, times in pieces(ow, self.columns):
+                with p.loop("j", 0, times) as j:
+                    place = (image, block, row, j * width + start)
+                    _tile(p, site, inputs, extras, y, place, width)
+        zero_halo(p, y)
+        return p.finish()
+
+
+def _tile(
+    p: ProgramBuilder,
+    site: Site,
+    inputs: list[View],
+    extras: list[View],
+    y: View,
+    place: tuple[Index, Index, Index, Index],
+    width: int,
+) -> None:
+    """`width` results from `place` on."""
+    op, lanes = site.op, site.target.lanes
+    assert isinstance(op, Conv2d)
+    x, weight, *bias = inputs
+    kh, kw = site.operands[1].dims[2:]
+    image, block, row, column = place
+    acc = p.tile("acc", (width,), lanes)
+    if bias:
+        first = p.bind("b", p.load(bias[0].buffer, block * lanes, lanes))
+        with p.unroll("q", width) as q:
+            p.set(acc[q], first)
+    source = (image, block, row * op.stride[0] - op.pad[0], column * op.stride[1] - op.pad[1])
+    origin, down = x.at(*source), op.dilation[0] * x.pitch(2)
+    packed = block * (kh * kw * lanes)
+    with p.unroll("i", kh) if kh <= UNROLLED_ROWS else p.loop("i", 0, kh) as i:
+        line = origin + i * down
+        if _holds_taps(site):
+            taps = p.tile("w", (kw,), lanes)
+            with p.unroll("j", kw) as j:
+                p.set(taps[j], p.load(weight.buffer, packed + (i * kw + j) * lanes, lanes))
+            for v, pairs in _meetings(op, kw, width).items():
+                met = p.bind("x", p.load(x.buffer, line + v * x.pitch(3), lanes))
+                for q, j in pairs:
+                    p.set(acc[q], fma(taps[j], met, acc[q]))
+        else:
+            with p.loop("j", 0, kw) as j:
+                tap = p.bind("w", p.load(weight.buffer, packed + (i * kw + j) * lanes, lanes))
+                with p.unroll("q", width) as q:
+                    v = q * op.stride[1] + j * op.dilation[1]
+                    p.set(acc[q], fma(tap, p.load(x.buffer, line + v * x.pitch(3), lanes), acc[q]))
+    with p.unroll("q", width) as q:
+        at = (image, block, row, column + q)
+        p.store(y.buffer, y.at(*at), finish(p, site, acc[q], extras, *at))
+
+
+def _fits(site: Site) -> bool:
+    op = site.op
+    if not isinstance(op, Conv2d) or site.result.dtype is not DType.F32:
+        return False
+    x, *parameters = site.constant[: len(split(site)[0])]
+    if x or not all(parameters) or not extras_fit(site, site.target.lanes):
+        return False
+    if 0 in site.result.shape or 0 in site.operands[0].shape:
+        return False
+    return op.groups == site.operands[0].dims[1] == site.operands[1].dims[0]
+
+
+def _meetings(op: Conv2d, taps: int, width: int) -> dict[int, list[tuple[int, int]]]:
+    """Input column, from the first result's window on -> the (result, tap) pairs it serves."""
+    found: dict[int, list[tuple[int, int]]] = {}
+    for q in range(width):
+        for j in range(taps):
+            found.setdefault(q * op.stride[1] + j * op.dilation[1], []).append((q, j))
+    return dict(sorted(found.items()))
+
+
+def _holds_taps(site: Site) -> bool:
+    """Whether a row of taps fits in the registers beside an input and enough results."""
+    return site.operands[1].dims[3] + FEWEST + 2 <= site.target.registers
+
+
+def _columns(site: Site) -> int:
+    """As many results as the registers leave room for, up to `MOST`."""
+    held = site.operands[1].dims[3] if _holds_taps(site) else 1
+    return pieces(site.result.dims[3], min(site.target.registers - held - 2, MOST))[0][1]
