@@ -46,7 +46,7 @@ def read_tensors(path: Path) -> dict[str, Array]:
                 help="store them as float32 (or float16)",
             )
         )
-    return {name: np.ascontiguousarray(array, np.float32) for name, array in tensors.items()}
+    return {name: np.asarray(array, np.float32, order="C") for name, array in tensors.items()}
 
 
 _EXACT = (np.dtype(np.float32), np.dtype(np.float16))

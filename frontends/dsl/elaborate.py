@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from cnnc.frontends.dsl import tree
@@ -13,7 +13,7 @@ from cnnc.frontends.dsl.naming import PATH, Scope
 from cnnc.frontends.dsl.ops import OPERATIONS
 from cnnc.frontends.dsl.report import Reporter, Stop
 from cnnc.frontends.dsl.tree import Span, Statement
-from cnnc.frontends.dsl.values import BlockValue, Shared, Stage, Tensor, Value, kind, show
+from cnnc.frontends.dsl.values import BlockValue, Names, Shared, Stage, Tensor, Value, kind, show
 from cnnc.ir.graph import Builder, Graph
 from cnnc.ir.location import CnncError, ShapeError
 from cnnc.ir.types import Dim, DType, Sym, TensorType
@@ -53,9 +53,7 @@ class Elaborator(Expander):
         self._divisors: dict[str, int] = {}
         self._ranges: dict[str, _Range] = {}
 
-    def run_model(
-        self, model: tree.Block, outer: Mapping[str, Value], given: Sequence[Given]
-    ) -> None:
+    def run_model(self, model: tree.Block, outer: Names, given: Sequence[Given]) -> None:
         """Builds the model's graph in `self.builder`; problems are with the reporter."""
         frame = Frame({}, outer, Scope(), in_model=True)
         try:
@@ -88,8 +86,9 @@ class Elaborator(Expander):
             try:
                 returned = self._execute(frame, statement)
             except Stop:
+                self.spend(100, statement.span)  # what failed may fail again in a loop
                 parts = list(tree.walk(statement))
-                if any(isinstance(part, tree.Return) for part in parts):
+                if _ends_block(frame, parts):
                     raise
                 frame.names.update(dict.fromkeys(_bound(parts)))
                 continue
@@ -310,6 +309,12 @@ class Elaborator(Expander):
                 notes = [f"at {first.location}", *first.notes]
                 message = f"the model does not fit {given}: {first.message}"
                 self.reporter.error("E0205", message, span, notes=notes, help="narrow the range")
+
+
+def _ends_block(frame: Frame, parts: Sequence[tree.Tree]) -> bool:
+    """Whether what follows in the block is of no interest once this statement has failed."""
+    ends = tree.Return if frame.in_model else (tree.Return, tree.Require)
+    return any(isinstance(part, ends) for part in parts)
 
 
 def _used(expr: tree.Expr) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import ceil, floor
@@ -19,6 +19,7 @@ from cnnc.frontends.dsl.values import (
     BlockStage,
     BlockValue,
     Chain,
+    Names,
     OpStage,
     Repeat,
     Stage,
@@ -40,14 +41,10 @@ FUNCTIONS = ("min", "max", "len", "floor", "ceil")
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """Where an expression is evaluated: the names it sees, where it stands, how one got here.
-
-    A name in `names` that maps to None was bound by a statement that failed: using it stops the
-    statement without another report.
-    """
+    """Where an expression is evaluated: the names it sees, where it stands, how one got here."""
 
     names: dict[str, Value | None]
-    outer: Mapping[str, Value]
+    outer: Names
     scope: Scope
     calls: tuple[str, ...] = ()  # a note for each block being expanded, innermost first
     in_model: bool = False
@@ -181,13 +178,12 @@ class Evaluator(ABC):
 
     def _lookup(self, frame: Frame, name: str, span: Span) -> Value | Row:
         """What a name stands for: a local, something of the file, an op, a word."""
-        if name in frame.names:
-            value = frame.names[name]
-            if value is None:
-                raise Stop
-            return value
-        if name in frame.outer:
-            return frame.outer[name]
+        for names in (frame.names, frame.outer):
+            if name in names:
+                value = names[name]
+                if value is None:
+                    raise Stop
+                return value
         if name in OPERATIONS:
             return OPERATIONS[name]
         if name in WORDS:
@@ -263,25 +259,26 @@ class Evaluator(ABC):
         span: Span,
     ) -> Value:
         block = found.block
-        arguments = self.bind(frame, block, found.names, rest, span)
         names = ", ".join(f"`{name}`" for name in block.tensors)
+        count = f"{len(block.tensors)} tensor{'s' * (len(block.tensors) != 1)} ({names})"
         if len(tensors) > len(block.tensors):
-            message = f"`{block.name}` takes {len(block.tensors)} tensors ({names}), got "
-            raise self.error(frame, "E0308", f"{message}{len(tensors)}", span)
+            message = f"`{block.name}` takes {count}, got {len(tensors)}"
+            raise self.error(frame, "E0308", message, span)
+        arguments = self.bind(frame, block, found.names, rest, span)
         stage = BlockStage(found, tuple(tensors), arguments, span)
         if len(tensors) == len(block.tensors):
             return self.apply_block(frame, stage, None)
         if len(tensors) < len(block.tensors) - 1:
-            message = f"`{block.name}` needs {len(block.tensors)} tensors ({names}), got "
+            message = f"`{block.name}` needs {count}, got {len(tensors)}"
             help = f"give all but `{block.tensors[0]}`, which comes through `->`"
-            raise self.error(frame, "E0308", f"{message}{len(tensors)}", span, help=help)
+            raise self.error(frame, "E0308", message, span, help=help)
         return stage
 
     def bind(
         self,
         frame: Frame,
         block: tree.Block,
-        outer: Mapping[str, Value],
+        outer: Names,
         given: Sequence[Given],
         span: Span,
     ) -> dict[str, Value]:

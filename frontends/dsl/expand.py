@@ -226,7 +226,7 @@ class Expander(Evaluator):
     ) -> None:
         a, b = self.type_of(left), self.type_of(right)
         rank = max(a.rank, b.rank)
-        for axis in range(-1, -min(a.rank, b.rank) - 1, -1):
+        for axis in range(-min(a.rank, b.rank), 0):
             here, there = a.shape[axis], b.shape[axis]
             if here == there or 1 in (here, there):
                 continue

@@ -13,9 +13,9 @@ from cnnc.frontends.dsl.arguments import did_you_mean
 from cnnc.frontends.dsl.evaluate import Evaluator, Frame
 from cnnc.frontends.dsl.naming import Scope
 from cnnc.frontends.dsl.parse import MAX_TEXT, VERSION, parse
-from cnnc.frontends.dsl.report import Reporter, Stop
+from cnnc.frontends.dsl.report import Abort, Reporter, Stop
 from cnnc.frontends.dsl.tree import Span
-from cnnc.frontends.dsl.values import BlockValue, Tensor, Value
+from cnnc.frontends.dsl.values import BlockValue, Names, Value
 
 
 def read_text(path: Path, span: Span, reporter: Reporter, limit: int = 4 * MAX_TEXT) -> str:
@@ -68,36 +68,38 @@ def contained(
 
 
 class Loader:
-    """Reads a file and what it imports; `evaluator` computes the constants."""
+    """Reads what a file imports; `evaluator` computes the constants.
 
-    def __init__(self, reporter: Reporter, evaluator: Evaluator, folder: Path | None) -> None:
+    `folder` is where imports may come from, `file` the file that is loaded, if it is one.
+    """
+
+    def __init__(
+        self, reporter: Reporter, evaluator: Evaluator, folder: Path | None, file: Path | None
+    ) -> None:
         self.reporter = reporter
         self.evaluator = evaluator
         self.folder = folder
-        self._loaded: dict[Path, dict[str, Value]] = {}
-        self._loading: list[Path] = []
+        self._loaded: dict[Path, Names] = {}
+        self._loading: list[Path] = [file.resolve()] if file else []
 
-    def declare(self, file: tree.File, base: Path | None) -> dict[str, Value]:
+    def declare(self, file: tree.File, base: Path | None) -> Names:
         """The blocks and constants of a file; `base` is the folder that it is in."""
-        names: dict[str, Value] = {}
+        names: dict[str, Value | None] = {}
         seen: dict[str, Span] = {}
         for declaration in file.declarations:
             if isinstance(declaration, tree.Block) and declaration.keyword == "block":
                 if self._new(seen, declaration.name, declaration.span):
                     names[declaration.name] = BlockValue(declaration, names)
-        frame = Frame({}, names, Scope())
         for declaration in file.declarations:
-            try:
-                if isinstance(declaration, tree.Header):
-                    self._check_version(declaration)
-                elif isinstance(declaration, tree.Import):
-                    for name, value, span in self._import(declaration, base):
-                        if self._new(seen, name, span):
-                            names[name] = value
-                elif isinstance(declaration, tree.Const):
-                    self._const(frame, names, seen, declaration)
-            except Stop:
-                continue
+            if isinstance(declaration, tree.Header):
+                self._check_version(declaration)
+            elif isinstance(declaration, tree.Import):
+                for name, value, span in self._import(declaration, base):
+                    if self._new(seen, name, span):
+                        names[name] = value
+            elif isinstance(declaration, tree.Const):
+                if self._new(seen, declaration.name, declaration.span):
+                    names[declaration.name] = self._const(names, declaration)
         return names
 
     def _new(self, seen: dict[str, Span], name: str, span: Span) -> bool:
@@ -112,40 +114,41 @@ class Loader:
         if header.version != VERSION:
             message = f"version {header.version} of the language is not known"
             help = f"this is version {VERSION}"
-            raise self.reporter.error("E0107", message, header.span, help=help)
+            self.reporter.error("E0107", message, header.span, help=help)
 
-    def _const(
-        self, frame: Frame, names: dict[str, Value], seen: dict[str, Span], const: tree.Const
-    ) -> None:
-        if self._new(seen, const.name, const.span):
-            try:
-                value = self.evaluator.evaluate(frame, const.value)
-                assert not isinstance(value, Tensor)  # there is no tensor outside a model
-                names[const.name] = value
-            except Stop:
-                frame.names[const.name] = None
-                raise
+    def _const(self, names: Names, const: tree.Const) -> Value | None:
+        try:
+            return self.evaluator.evaluate(Frame({}, names, Scope()), const.value)
+        except Stop:
+            return None
 
-    def _import(self, statement: tree.Import, base: Path | None) -> list[tuple[str, Value, Span]]:
+    def _import(
+        self, statement: tree.Import, base: Path | None
+    ) -> list[tuple[str, Value | None, Span]]:
+        try:
+            names = self._names_in(statement, base)
+        except Stop:
+            if not statement.names:  # whatever the names are, they would all be unknown
+                raise Abort from None
+            return [(name, None, span) for name, span in statement.names]
+        if not statement.names:
+            return [(name, value, statement.span) for name, value in names.items()]
+        for name, span in statement.names:
+            if name not in names:
+                message = f"`{statement.file}` has no block or constant `{name}`"
+                self.reporter.error("E0505", message, span, help=did_you_mean(name, list(names)))
+        return [(name, names.get(name), span) for name, span in statement.names]
+
+    def _names_in(self, statement: tree.Import, base: Path | None) -> Names:
         path = contained(self.folder, base, statement.file, statement.span, self.reporter)
         if path in self._loading:
             message = f"`{statement.file}` imports itself, by way of others or directly"
             raise self.reporter.error("E0505", message, statement.span)
         if path not in self._loaded:
             self._loaded[path] = self._load(path, statement)
-        names = self._loaded[path]
-        if not statement.names:
-            return [(name, value, statement.span) for name, value in names.items()]
-        found = []
-        for name, span in statement.names:
-            if name in names:
-                found.append((name, names[name], span))
-            else:
-                message = f"`{statement.file}` has no block or constant `{name}`"
-                self.reporter.error("E0505", message, span, help=did_you_mean(name, list(names)))
-        return found
+        return self._loaded[path]
 
-    def _load(self, path: Path, statement: tree.Import) -> dict[str, Value]:
+    def _load(self, path: Path, statement: tree.Import) -> Names:
         text = read_text(path, statement.span, self.reporter)
         shown = str(Path(statement.span.file).parent / statement.file)
         file = parse(text, shown, self.reporter)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from cnnc.frontends.dsl import tree
@@ -36,7 +37,8 @@ def load_file(
         text = read_text(path, Span(str(source)), reporter)
     except Stop:
         reporter.check()
-    return _load(text, str(source), path.parent, parameters or {}, model, init, reporter)
+    request = _Request(text, str(source), path.parent, path, parameters or {}, model, init)
+    return _load(request, reporter)
 
 
 def load_text(
@@ -62,56 +64,54 @@ def load_text(
     Raises:
         ParseError: anything is wrong with the text or what it names; all problems in one error.
     """
-    return _load(text, filename, folder, parameters or {}, model, init, Reporter())
+    return _load(_Request(text, filename, folder, None, parameters or {}, model, init), Reporter())
 
 
-def _load(
-    text: str,
-    filename: str,
-    folder: Path | None,
-    parameters: Mapping[str, object],
-    model: str | None,
-    init: str | None,
-    reporter: Reporter,
-) -> Graph:
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """What is to be loaded: the arguments of `load_text`, and the path of the file if it is one."""
+
+    text: str
+    filename: str
+    folder: Path | None
+    path: Path | None
+    parameters: Mapping[str, object]
+    model: str | None
+    init: str | None
+
+
+def _load(request: _Request, reporter: Reporter) -> Graph:
     graph = None
     try:
-        graph = _build(text, filename, folder, parameters, model, init, reporter)
+        graph = _build(request, reporter)
     except (Stop, Abort):
         pass
     except RecursionError:
         message = "the model is nested too deeply"
         help = "load it from a shallower call stack, or nest its lists and blocks less"
         with suppress(Abort):
-            reporter.error("E0407", message, Span(filename), help=help)
+            reporter.error("E0407", message, Span(request.filename), help=help)
     reporter.check()
     assert graph is not None  # a Stop or Abort has reported something
     return graph
 
 
-def _build(
-    text: str,
-    filename: str,
-    folder: Path | None,
-    parameters: Mapping[str, object],
-    model: str | None,
-    init: str | None,
-    reporter: Reporter,
-) -> Graph:
-    file = parse(text, filename, reporter)
+def _build(request: _Request, reporter: Reporter) -> Graph:
+    file = parse(request.text, request.filename, reporter)
     if file is None:
         raise Stop
-    chosen = _choose(file, model, filename, reporter)
+    chosen = _choose(file, request.model, request.filename, reporter)
     elaborator = Elaborator(reporter, chosen.name)
-    names = Loader(reporter, elaborator, folder).declare(file, folder)
+    loader = Loader(reporter, elaborator, request.folder, request.path)
+    names = loader.declare(file, request.folder)
     given = [
         Given(name, _value(name, value, chosen.span, reporter), chosen.span)
-        for name, value in parameters.items()
+        for name, value in request.parameters.items()
     ]
     elaborator.run_model(chosen, names, given)
     if reporter.diagnostics:
         raise Stop
-    _fill(elaborator, init, folder, chosen.span, reporter)
+    _fill(elaborator, request, chosen.span, reporter)
     graph = elaborator.builder.finish()
     elaborator.check_ranges(graph)
     return graph
@@ -153,17 +153,15 @@ def _value(name: str, value: object, span: Span, reporter: Reporter) -> Value:
     raise reporter.error("E0305", message, span, help=help)
 
 
-def _fill(
-    elaborator: Elaborator, init: str | None, folder: Path | None, span: Span, reporter: Reporter
-) -> None:
+def _fill(elaborator: Elaborator, request: _Request, span: Span, reporter: Reporter) -> None:
     """Gives the weights their numbers: from a file or an initialiser, by default `he(seed=0)`."""
     statement = elaborator.weights
-    if isinstance(statement, tree.Weights) and init is None:
-        bind_weights(statement, elaborator.slots, elaborator.builder, folder, reporter)
+    if isinstance(statement, tree.Weights) and request.init is None:
+        bind_weights(statement, elaborator.slots, elaborator.builder, request.folder, reporter)
         return
     call = statement if isinstance(statement, InitCall) else InitCall("he", (), span)
-    if init is not None:
-        call = InitCall(init, (), span)
+    if request.init is not None:
+        call = InitCall(request.init, (), span)
     if call.name not in INITIALISERS:
         message = f"there is no initialiser `{call.name}`"
         help = did_you_mean(call.name, list(INITIALISERS))

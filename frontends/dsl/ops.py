@@ -330,7 +330,7 @@ def _dense(s: Dense, x: TensorType) -> Layer:
     if not features:
         raise ShapeError(
             Diagnostic(
-                f"expects rows [N, features] with a known number of features, got {x}",
+                f"expects a matrix [N, features] with features known, got {x}",
                 help="put `flatten` or `gap` before it" if x.rank > 2 else "",
             )
         )

@@ -21,6 +21,7 @@ from cnnc.frontends.dsl import tree
 from cnnc.frontends.dsl.layout import Layout, span_of
 from cnnc.frontends.dsl.report import Reporter
 from cnnc.frontends.dsl.tree import Span
+from cnnc.frontends.dsl.values import MAX_NUMBER
 from cnnc.ir.location import Diagnostic, Location
 
 MAX_TEXT = 1 << 18  # characters
@@ -32,11 +33,11 @@ VERSION = 1
 def parse(text: str, file: str, reporter: Reporter) -> tree.File | None:
     """The tree of `text`, or None after reporting what is wrong with it."""
     text = text.replace("\r\n", "\n").replace("\r", "\n")
-    reporter.sources[file] = text
     before = len(reporter.diagnostics)
     if len(text) > MAX_TEXT:
         message = f"the text has {len(text)} characters, at most {MAX_TEXT} are read"
         reporter.abort("E0106", message, Span(file))
+    reporter.sources[file] = text
     tokens = Layout(_grammar().lex(text), file, reporter).tokens
     result = None
     for _ in range(MAX_SYNTAX_ERRORS):
@@ -50,7 +51,7 @@ def parse(text: str, file: str, reporter: Reporter) -> tree.File | None:
         at = found
         expected = _expected(tokens, at)
         if not any(d.location.line == tokens[at].line for d in reporter.diagnostics[before:]):
-            _report_token(tokens[at], expected, file, reporter)
+            _report_token(tokens[max(at - 1, 0)], tokens[at], expected, file, reporter)
         start, end = _statement_around(tokens, at)
         tokens = tokens[:start] + tokens[end:]
     reporter.diagnostics[before:] = sorted(reporter.diagnostics[before:], key=_place)
@@ -117,7 +118,10 @@ def _statement_around(tokens: list[Token], at: int) -> tuple[int, int]:
         end += 1
         if kind == "_NL" and depth == 0:
             break
-    return start, max(end, at + 1)
+    end = max(end, at + 1)
+    if start > 0 and tokens[start - 1].type == "RBRACE" and end - 1 > at:
+        end -= tokens[end - 1].type == "_NL"  # it ends the statement before, too
+    return start, end
 
 
 # -- messages ------------------------------------------------------------------------------------
@@ -129,11 +133,14 @@ _OPERATORS = frozenset(
 )
 
 
-def _report_token(token: Token, expected: set[str], file: str, reporter: Reporter) -> None:
+def _report_token(
+    before: Token, token: Token, expected: set[str], file: str, reporter: Reporter
+) -> None:
     what = "the end of the line" if token.type == "_NL" else f"`{token}`"
-    keyword = token.type == str(token).upper() and str(token).isalpha()
     help = ""
-    if keyword and "NAME" in expected:
+    if token.type == "EQUAL" and before.type == str(before).upper():
+        help = f"`{before}` is a word of the language and cannot be a name"
+    elif token.type == str(token).upper() and str(token).isalpha() and "NAME" in expected:
         help = f"`{token}` is a word of the language and cannot be a name"
     elif token.type == "EQUAL" and "EQ" in expected:
         help = "`==` compares"
@@ -406,7 +413,11 @@ class _Builder(Transformer_NonRecursive[Token, tree.File]):
 
     @v_args(meta=True)
     def real(self, meta: Meta, children: list[Any]) -> tree.Literal:
-        return tree.Literal(self._span(meta), float(str(children[0]).replace("_", "")))
+        value = float(str(children[0]).replace("_", ""))
+        if value > MAX_NUMBER:
+            message = f"the number {children[0]} is too large"
+            self._reporter.error("E0408", message, self._span(meta))
+        return tree.Literal(self._span(meta), value)
 
     @v_args(meta=True)
     def text(self, meta: Meta, children: list[Any]) -> tree.Literal:

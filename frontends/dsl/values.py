@@ -84,10 +84,14 @@ class BlockValue:
     """A block and the names of the file that it was declared in."""
 
     block: Block
-    names: Mapping[str, Value]
+    names: Names
 
 
 Value = int | float | bool | str | tuple["Value", ...] | range | Sym | Tensor | Stage | BlockValue
+
+# What names stand for. None: what the name was given has failed and was reported; using the name
+# stops the statement without another report.
+Names = Mapping[str, Value | None]
 
 
 class ValueFault(Exception):
