@@ -24,7 +24,7 @@ from cnnc.codegen.module import NativeModule, build_module
 from cnnc.codegen.team import default_threads, team, team_symbols
 from cnnc.frontends import load
 from cnnc.ir.graph import Graph, Node
-from cnnc.ir.location import Diagnostic, OptionError, PassError
+from cnnc.ir.location import Diagnostic, Location, OptionError, PassError
 from cnnc.ir.op import Fusable
 from cnnc.ir.ops import Reorder
 from cnnc.ir.target import Target
@@ -200,7 +200,7 @@ def _check_planned(graph: Graph, options: Options) -> None:
             [
                 Diagnostic(
                     f"{node.op.name} `{node.title}` has no native kernel here",
-                    *node.locations[:1],
+                    next(iter(node.locations), Location()),
                     help="compile without `strict` to run it in NumPy",
                 )
                 for node in slow

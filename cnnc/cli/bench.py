@@ -46,6 +46,9 @@ def bench(
     the peak of the processor's multiply-adds is measured in the same run. The exit code is 1 if
     the largest error exceeds a thousandth of the output's range.
 
+    GFLOP/s count the operations of the definition: Winograd does with fewer, so that a layer may
+    pass 100 % of the peak. Predicted times assume that the threads share the work evenly.
+
     \b
     Example:
       cnnc bench resnet50

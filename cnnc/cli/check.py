@@ -75,13 +75,14 @@ def _describe(node: Node) -> Diagnostic:
 
 def _summary(graph: Graph, slow: list[Node]) -> dict[str, Any]:
     from cnnc.cli.graphs import flops_of, input_types, open_sizes, output_types, tensor_data
+    from cnnc.frontends.weights import trainable
 
     return {
         "ok": True,
         "model": graph.name,
         "inputs": tensor_data(input_types(graph)),
         "outputs": tensor_data(output_types(graph)),
-        "parameters": graph.parameters,
+        "parameters": trainable(graph),
         "nodes": len(graph.nodes),
         "flops": flops_of(graph),
         "open_sizes": sorted(open_sizes(graph)),

@@ -71,21 +71,17 @@ def code_text(built: Build, stage: str, wanted: str | None) -> str:
     Raises:
         OptionError: no function has.
     """
-    served: dict[str, list[str]] = {symbol: [] for symbol in built.module.programs}
+    served: dict[str, list[Node]] = {symbol: [] for symbol in built.module.programs}
     for node in built.planned.nodes:
         if node.name in built.module.symbols:
-            served[built.module.symbols[node.name]] += _names(node)
-    symbols = [
-        symbol
-        for symbol, names in served.items()
-        if wanted is None or _matches(wanted, (symbol, *names))
-    ]
+            served[built.module.symbols[node.name]].append(node)
+    names = {s: (s, *(name for node in served[s] for name in _names(node))) for s in served}
+    symbols = [s for s in served if wanted is None or _matches(wanted, names[s])]
     if not symbols and wanted is not None:
-        names = (name for symbol, names in served.items() for name in (symbol, *names))
-        raise _unknown(wanted, names)
+        raise _unknown(wanted, (name for all_of_one in names.values() for name in all_of_one))
     if stage == "loops":
         return "\n".join(
-            f"// {symbol}: {', '.join(dict.fromkeys(served[symbol]))}\n"
+            f"// {symbol}: {', '.join(node.title for node in served[symbol])}\n"
             + print_program(built.module.programs[symbol])
             for symbol in symbols
         )
@@ -105,7 +101,7 @@ def only_functions(llvm_text: str, symbols: Iterable[str]) -> str:
         for part in parts
         if not part.startswith("define ") or wanted.match(part)
     ]
-    return "".join(kept)
+    return re.sub(r"\n{3,}", "\n\n", "".join(kept))
 
 
 def _names(node: Node) -> tuple[str, ...]:

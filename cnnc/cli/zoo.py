@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -28,7 +29,7 @@ def zoo(name: str | None, as_json: bool) -> None:
     from cnnc.driver import zoo_models
     from cnnc.report import table
 
-    rows = [_row(name) for name in zoo_models()]
+    rows = [_row(name, path) for name, path in zoo_models().items()]
     if as_json:
         show_json(rows)
         return
@@ -56,15 +57,15 @@ def _print_source(name: str) -> None:
     click.echo(models[name].read_text(encoding="utf-8"), nl=False)
 
 
-def _row(name: str) -> dict[str, Any]:
+def _row(name: str, path: Path) -> dict[str, Any]:
     from cnnc.cli.graphs import flops_of
-    from cnnc.driver import load_graph
-    from cnnc.options import Options
+    from cnnc.frontends.dsl.load import load_file
+    from cnnc.frontends.weights import trainable
 
-    graph = load_graph(name, Options())
+    graph = load_file(path, init="zeros")  # which takes no memory
     return {
         "name": name,
         "inputs": [f"{value}: {graph.types[value]}" for value in graph.inputs],
-        "parameters": graph.parameters,
+        "parameters": trainable(graph),
         "flops": flops_of(graph),
     }
