@@ -1,1 +1,4 @@
-"""The model zoo: `.cnn` files of well-known networks, with seeded weights unless they name a file."""
+"""The model zoo: `.cnn` files of well-known networks.
+
+Their weights are seeded unless the file names a weight file.
+"""
