@@ -81,7 +81,7 @@ class ConcatKernel(Kernel):
         return tuple(1 if constant else self.block for constant in site.constant), self.block
 
     def pack(self, site: Site, operand: int, array: Array) -> Array:
-        return blocked(array, self.block)
+        return blocked(array, self.block) if self.block > 1 else array
 
     def cycles(self, site: Site) -> float:
         assert isinstance(site.op, Concat)
