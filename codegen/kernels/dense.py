@@ -16,7 +16,7 @@ from typing import ClassVar
 import numpy as np
 
 from cnnc.codegen.kernels.common import View, extras_fit, finish, pieces, residuals, split, views
-from cnnc.codegen.kernels.rows import Part, cut, repeat
+from cnnc.codegen.kernels.rows import Part, cut, repeat, within
 from cnnc.ir.kernel import Kernel, Site
 from cnnc.ir.loops import Index, Program, ProgramBuilder, TileRef, Value, fma
 from cnnc.ir.op import Array
@@ -109,8 +109,8 @@ class DenseKernel(Kernel):
             group, batch = p.let("group", t // across), p.let("batch", t % across)
             for outputs, images in product(groups, batches):
                 with (
-                    p.when(group, outputs.number, outputs.number + outputs.times),
-                    p.when(batch, images.number, images.number + images.times),
+                    within(p, outputs, groups, group),
+                    within(p, images, batches, batch),
                 ):
                     writer.tile(outputs.at(group), outputs.length, images.at(batch), images.length)
         return p.finish()

@@ -2,7 +2,7 @@
 
 Blocked input: a vector of channels at a time, added up over the places of the map in several sums.
 Plain input: vectors along each map, added up over lanes in the end. The order of summation follows
-from the shape of a map alone.
+from the shape of a map and whether it has a border.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from cnnc.codegen.kernels.common import (
     views,
     zero_halo,
 )
-from cnnc.codegen.kernels.rows import cut, repeat, walk
+from cnnc.codegen.kernels.rows import cut, repeat, walk, within
 from cnnc.ir.kernel import Kernel, Site
 from cnnc.ir.loops import Index, Program, ProgramBuilder, Reduce, TileRef, Value
 from cnnc.ir.op import Array
@@ -124,7 +124,7 @@ class _Writer:
             self.over_map(sums, image, b)
             mean = p.bind("mean", _total(sums) / self.places)
             for part in parts:  # the last block may have fewer channels
-                with p.when(b, part.number, part.number + part.times):
+                with within(p, part, parts, b):
                     self.store(image, b, mean, part.length % block)
 
     def over_map(self, sums: TileRef, image: Index, b: Index) -> None:

@@ -22,7 +22,7 @@ from cnnc.codegen.kernels.common import (
     steps_of,
     zero_halo,
 )
-from cnnc.codegen.kernels.rows import cut, repeat, walk
+from cnnc.codegen.kernels.rows import cut, repeat, walk, within
 from cnnc.codegen.scalar import SCALAR, emit_scalar
 from cnnc.ir.kernel import Kernel, Site
 from cnnc.ir.loops import Index, Program, ProgramBuilder, Value
@@ -181,8 +181,8 @@ class _Writer:
             start = self.origin(t // (across * down))
             for row, part in product(rows, columns):
                 with (
-                    p.when(i, row.number, row.number + row.times),
-                    p.when(j, part.number, part.number + part.times),
+                    within(p, row, rows, i),
+                    within(p, part, columns, j),
                 ):
                     moved = self.moved(start, row.at(i), part.at(j))
                     self.piece(_Piece(moved, row.length, part.length))

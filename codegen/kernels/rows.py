@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
 from cnnc.codegen.kernels.common import pieces
@@ -17,8 +18,11 @@ def repeat(
     if whole:
         with p.loop(name, 0, whole) as i, p.unroll("u", by) as u:
             body(i * by + u)
-    if count > whole * by:
-        with p.unroll("u", count - whole * by) as u:
+    rest = count - whole * by
+    if rest == 1:
+        body(Index(whole * by))
+    elif rest:
+        with p.unroll("u", rest) as u:
             body(u + whole * by)
 
 
@@ -63,3 +67,12 @@ def cut(size: int, most: int, grain: int) -> list[Part]:
     if before:
         found.append(replace(last, times=before))
     return [*found, Part(last.number + before, 1, start, size - start)]
+
+
+def within(
+    p: ProgramBuilder, part: Part, parts: Sequence[Part], number: Index
+) -> AbstractContextManager[None]:
+    """What is written in this block runs where stretch `number` of `parts` belongs to `part`."""
+    if len(parts) == 1:
+        return nullcontext()
+    return p.when(number, part.number, part.number + part.times)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import ClassVar
 
-from cnnc.codegen.kernels.rows import cut, repeat, walk
+from cnnc.codegen.kernels.rows import cut, repeat, walk, within
 from cnnc.codegen.scalar import exp
 from cnnc.ir.kernel import Kernel, Site
 from cnnc.ir.loops import Constant, Index, Program, ProgramBuilder, Reduce, Value, apply
@@ -68,7 +68,7 @@ class SoftmaxKernel(Kernel):
         with p.parallel("t", 0, outer * across) as t:
             stretch = p.let("stretch", t % across)
             for part in parts:
-                with p.when(stretch, part.number, part.number + part.times):
+                with within(p, part, parts, stretch):
                     start = t // across * (length * inner) + part.at(stretch)
                     _across(p, x, y, start, length, inner, part.length, lanes)
         return p.finish()
