@@ -74,7 +74,7 @@ def build_module(graph: Graph, target: Target, progress: Progress | None = None)
     for i, node in enumerate(graph.nodes):
         site = graph.site(node, target)
         assert node.kernel is not None, "build_module takes a planned graph"
-        if node.kernel.native and not node.kernel.alias(site):
+        if node.kernel.native and not node.kernel.idle(site):
             report(f"kernel {node.title}", i, len(graph.nodes))
             functions.add(node, site)
     report("packing weights", 0, 1)

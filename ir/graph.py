@@ -48,6 +48,11 @@ class Node:
         return self.results[0]
 
     @property
+    def location(self) -> Location:
+        """The main source place, unknown if there is none: for messages."""
+        return self.locations[0] if self.locations else Location()
+
+    @property
     def title(self) -> str:
         """The name the source gives, else the node's own: for tables and messages."""
         return next((at.name for at in self.locations if at.name), self.name)

@@ -50,14 +50,17 @@ class Kernel(ABC):
     """One algorithm with its schedule.
 
     `microseconds` is the predicted time on one thread; `error` the largest error of an approximate
-    kernel on sample data, relative to the result's range.
+    kernel on sample data, relative to the result's range; `placed` is set by the memory plan where
+    operands were written straight into their `slices` of the result.
     """
 
     name: ClassVar[str]
+    joins: ClassVar[bool] = False  # puts its operands side by side (`slices`)
     native: ClassVar[bool] = True  # False: runs the op's own `evaluate`, in NumPy
     approximate: ClassVar[bool] = False  # its rounding errors need checking
     microseconds: float = 0.0
     error: float = 0.0
+    placed: tuple[int, ...] = ()  # operands that lie in the result's memory from the start
 
     @classmethod
     @abstractmethod
@@ -106,3 +109,12 @@ class Kernel(ABC):
     def alias(self, site: Site) -> bool:
         """Whether the result is the first operand's memory as it stands (no code runs)."""
         return False
+
+    def slices(self, site: Site) -> tuple[int, ...] | None:
+        """The element of the result at which each operand would start, if the result is just its
+        operands one after the other in memory; else None. Layouts are known."""
+        return None
+
+    def idle(self, site: Site) -> bool:
+        """Whether no code runs: the result is in its place already."""
+        return self.alias(site) or len(self.placed) == len(site.operands) > 0

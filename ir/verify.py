@@ -22,9 +22,9 @@ Planned graphs whose memory is planned (they have places):
     exists.
 10. No two values that are live at once share bytes, except a node's result with the operand whose
     memory its kernel takes over (`Kernel.in_place`, not read later) or passes on unchanged
-    (`Kernel.alias`); they then start at the same byte. Inputs and constants are never written.
-    Kernels can be asked only with a `Target`; without one, each is trusted to have a right to its
-    operands' memory.
+    (`Kernel.alias`); they then start at the same byte; or with operands that were written straight
+    into their slices of it (`Kernel.placed`). Inputs and constants are never written. Kernels can
+    be asked only with a `Target`; without one this is not checked.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def verify(graph: Graph, target: Target | None = None) -> list[Diagnostic]:
     problems += _portable(graph) if graph.level is Level.PORTABLE else _planned(graph)
     if not problems and graph.places:
         problems += _places(graph)
-        problems += [] if problems else _overlaps(graph, target)
+        problems += [] if problems or target is None else _overlaps(graph, target)
     return problems
 
 
@@ -224,7 +224,7 @@ def _tenant(graph: Graph, name: str, last: int) -> _Tenant:
     return _Tenant(name, (place.region, place.offset), 0, size, last)
 
 
-def _overlaps(graph: Graph, target: Target | None) -> Iterator[Diagnostic]:
+def _overlaps(graph: Graph, target: Target) -> Iterator[Diagnostic]:
     end = len(graph.nodes)
     last = {operand: i for i, node in enumerate(graph.nodes) for operand in node.operands}
     last |= dict.fromkeys(graph.output_values, end)  # the caller reads them
@@ -234,17 +234,21 @@ def _overlaps(graph: Graph, target: Target | None) -> Iterator[Diagnostic]:
     for index, node in enumerate(graph.nodes):
         live = [tenant for tenant in live if tenant.last >= index]
         views, takes = _rights(graph, node, target)
+        parts = _parts(graph, node, target)
         for result in node.results:
             mine = _tenant(graph, result, max(last.get(result, index), index))
             tenants[result] = mine
             for other in [tenant for tenant in live if tenant.meets(mine)]:
                 is_operand = other.start == mine.start
-                if is_operand and any(tenants.get(name) is other for name in views):
+                if is_operand and other in map(tenants.get, views):
                     other.last = max(other.last, mine.last)
                     other.end = max(other.end, mine.end)
                     tenants[result] = other
                     continue
-                if is_operand and other.last == index and any(tenants.get(n) is other for n in takes):
+                if is_operand and other.last == index and other in map(tenants.get, takes):
+                    continue
+                starts = [start for name, start in parts if tenants.get(name) is other]
+                if other.start - mine.start in starts and other.end <= mine.end:
                     continue
                 place, when = graph.places[result], "here" if other.last == index else "later"
                 yield _problem(
@@ -256,12 +260,19 @@ def _overlaps(graph: Graph, target: Target | None) -> Iterator[Diagnostic]:
                 live.append(mine)
 
 
-def _rights(graph: Graph, node: Node, target: Target | None) -> tuple[Sequence[str], Sequence[str]]:
+def _rights(graph: Graph, node: Node, target: Target) -> tuple[Sequence[str], Sequence[str]]:
     """(operands that the result may be a view of, operands whose memory it may take over)."""
     if node.kernel is None:
         return (), ()
-    if target is None:
-        return node.operands, ()
     site = graph.site(node, target)
     views = node.operands[:1] if node.kernel.alias(site) else ()
     return views, [node.operands[i] for i in node.kernel.in_place(site)]
+
+
+def _parts(graph: Graph, node: Node, target: Target) -> list[tuple[str, int]]:
+    """(operand that lies in the result from the start, at which byte)."""
+    if node.kernel is None or not node.kernel.placed:
+        return []
+    slices = node.kernel.slices(graph.site(node, target)) or ()
+    size = graph.types[node.name].dtype.bytes
+    return [(node.operands[i], slices[i] * size) for i in node.kernel.placed if i < len(slices)]

@@ -20,7 +20,7 @@ import numpy as np
 
 from cnnc.ir.graph import Graph, Level, Node
 from cnnc.ir.kernel import NO_HALO, Halo, Kernel, Site
-from cnnc.ir.location import Diagnostic, Location, PassError
+from cnnc.ir.location import Diagnostic, PassError
 from cnnc.ir.op import Array
 from cnnc.ir.ops import Reorder
 from cnnc.ir.target import Target
@@ -81,7 +81,7 @@ def check_batch(graph: Graph) -> None:
                 Diagnostic(
                     f"{node.op.name} `{node.title}` works across the batch, whose size {symbol} "
                     "is not fixed",
-                    next(iter(node.locations), Location()),
+                    node.location,
                     help=f"fix it: sizes={{'{symbol.name}': 1}} or --size {symbol.name}=1",
                 )
             )
@@ -102,7 +102,7 @@ def _alternatives(graph: Graph, context: Context) -> dict[str, list[Choice]]:
                 Diagnostic(
                     f"no kernel can compute {node.op.name} `{node.title}` with operands "
                     f"{', '.join(map(str, site.operands))}",
-                    next(iter(node.locations), Location()),
+                    node.location,
                 )
             )
         found[node.name] = choices
@@ -198,6 +198,7 @@ class _Layouts:
                 key = (operand, self.picked[node.name].operands[i])
                 halo = self._needed(node, i)
                 self.halos[key] = tuple(map(max, self.halos.get(key, NO_HALO), halo))  # type: ignore[assignment]
+        self._share_halos()
         for node in self.graph.nodes:
             self._place(node)
         outputs = self._outputs()
@@ -209,6 +210,20 @@ class _Layouts:
             constants=self.constants,
             level=Level.PLANNED,
         )
+
+    def _share_halos(self) -> None:
+        """Gives what a kernel joins the same border as the result, so that it need not be moved."""
+        joins = [n for n in self.graph.nodes if self.picked[n.name].kernel.joins]
+        changed = True
+        while changed:
+            changed = False
+            for node in joins:
+                block = self.picked[node.name].result
+                keys = [(value, block) for value in (*node.operands, node.name)]
+                halos = [self.halos.get(key, NO_HALO) for key in keys]
+                widest: Halo = tuple(map(max, *halos))
+                changed |= any(halo != widest for halo in halos)
+                self.halos.update(dict.fromkeys(keys, widest))
 
     def _needed(self, node: Node, operand: int) -> Halo:
         return self.picked[node.name].kernel.halo(self.sites[node.name], operand)

@@ -131,13 +131,11 @@ def _constants(builder: Builder, conv: Node, weight: Array, bias: Array) -> Sequ
         weight, bias = weight.astype(dtype), bias.astype(dtype)
     if not (np.isfinite(weight).all() and np.isfinite(bias).all()):
         return None
-    bias_name = f"{own[2]}.folded" if len(own) > 2 else f"{own[1]}.folded_bias"
-    return (
-        own[0],
-        builder.constant(builder.fresh(f"{own[1]}.folded"), weight),
-        builder.constant(builder.fresh(bias_name), bias),
-        *extras,
-    )
+    operands = [own[0], builder.constant(builder.fresh(f"{own[1]}.folded"), weight)]
+    if len(own) > 2 or bias.any():
+        name = f"{own[2]}.folded" if len(own) > 2 else f"{own[1]}.folded_bias"
+        operands.append(builder.constant(builder.fresh(name), bias))
+    return (*operands, *extras)
 
 
 @dataclass(frozen=True, kw_only=True)

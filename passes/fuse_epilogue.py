@@ -77,9 +77,8 @@ def absorb_bias(builder: Builder, node: Node) -> bool:
             continue
         if anchor.op.epilogue or len(anchor.operands) != 2 or not builder.used_once(value):
             continue
-        per_channel = builder.types[anchor.operands[1]].dims[:1] + (1, 1) * isinstance(
-            anchor.op, Conv2d
-        )
+        channels = builder.types[anchor.operands[1]].dims[:1]
+        per_channel = (*channels, 1, 1) if isinstance(anchor.op, Conv2d) else channels
         same_type = builder.types[value] == builder.types[node.name]
         if same_type and array.shape in (per_channel, (1, *per_channel)):
             bias = array.reshape(-1) if isinstance(node.op, Add) else -array.reshape(-1)

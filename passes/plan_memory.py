@@ -11,22 +11,24 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
-from cnnc.ir.graph import Graph, Level, Place, Region
+from cnnc.ir.graph import Graph, Level, Node, Place, Region
+from cnnc.ir.kernel import Kernel, Site
 from cnnc.ir.types import TensorType
 from cnnc.passes.base import Context, Pass
 
 ALIGNMENT = 64  # bytes
 
 
-@dataclass
+@dataclass(eq=False)
 class _Group:
     """Values in one piece of memory: alive from the first definition to the last use."""
 
     bytes: int
     first: int
     last: int
-    members: list[str] = field(default_factory=list)
+    members: dict[str, int] = field(default_factory=dict)  # value -> byte offset in the piece
     fixed: Place | None = None  # in a caller's array
+    offset: int = 0  # in the arena
 
     def meets(self, other: _Group) -> bool:
         """Whether both are alive at some step."""
@@ -41,16 +43,15 @@ class PlanMemory(Pass):
     level: ClassVar[Level] = Level.PLANNED
 
     def run(self, graph: Graph, context: Context) -> tuple[Graph, int]:
-        groups = _groups(graph, context)
-        free = [g for g in groups if g.fixed is None]
-        offsets = _assign(free)
-        places = {}
-        for group in groups:
-            for member in group.members:
-                at = offsets.get(id(group), 0)
-                places[member] = group.fixed or Place(Region.ARENA, at)
-        arena = max((offsets[id(g)] + g.bytes for g in free), default=0)
-        planned = replace(graph, places=places, arena_bytes=arena)
+        planner = _Planner(graph, context)
+        nodes = tuple(planner.step(i, node) for i, node in enumerate(graph.nodes))
+        arena = _assign([g for g in planner.groups if g.fixed is None])
+        places = {
+            member: group.fixed or Place(Region.ARENA, group.offset + offset)
+            for group in planner.groups
+            for member, offset in group.members.items()
+        }
+        planned = replace(graph, nodes=nodes, places=places, arena_bytes=arena)
         return planned, 0 if planned == graph else len(places)
 
 
@@ -61,67 +62,95 @@ def value_bytes(type: TensorType, graph: Graph) -> int:
     return -(-size // ALIGNMENT) * ALIGNMENT
 
 
-def _groups(graph: Graph, context: Context) -> list[_Group]:
-    last_use = {operand: step for step, node in enumerate(graph.nodes) for operand in node.operands}
-    end = len(graph.nodes)
-    of: dict[str, _Group] = {}
-    groups: list[_Group] = []
-    for index, name in enumerate(graph.inputs):
-        place = Place(Region.INPUT, index)
-        of[name] = _Group(0, -1, end, [name], place)
-        groups.append(of[name])
-    outputs = {value: Place(Region.OUTPUT, i) for i, (_, value) in enumerate(graph.outputs)}
-    for step, node in enumerate(graph.nodes):
+class _Planner:
+    """Sorts values into groups, node by node."""
+
+    def __init__(self, graph: Graph, context: Context) -> None:
+        self.graph, self.context = graph, context
+        self.end = len(graph.nodes)
+        self.last_use = {o: step for step, node in enumerate(graph.nodes) for o in node.operands}
+        self.outputs = {v: Place(Region.OUTPUT, i) for i, (_, v) in enumerate(graph.outputs)}
+        self.of: dict[str, _Group] = {}
+        self.groups: list[_Group] = []
+        for index, name in enumerate(graph.inputs):
+            self._put(name, _Group(0, -1, self.end, fixed=Place(Region.INPUT, index)), 0)
+
+    def _put(self, name: str, group: _Group, offset: int) -> None:
+        if group not in self.groups:
+            self.groups.append(group)
+        group.members[name] = offset
+        self.of[name] = group
+
+    def step(self, step: int, node: Node) -> Node:
+        """Gives the node's results their groups; the node, its kernel knowing what is in place."""
         assert node.kernel is not None, "plan-memory runs after choose-kernels"
-        site = graph.site(node, context.target)
+        kernel = replace(node.kernel, placed=())
+        site = self.graph.site(node, self.context.target)
         for result in node.results:
-            group = None
-            if node.kernel.alias(site):
-                group = of[node.operands[0]]
-            elif result not in outputs:
-                group = _dying(graph, node.operands, node.kernel.in_place(site), result, step, of)
-            if group is None:
-                group = _Group(value_bytes(graph.types[result], graph), step, step)
-                groups.append(group)
-            group.members.append(result)
-            group.last = max(group.last, last_use.get(result, step))
-            if result in outputs:
+            host = self._host(step, node.operands, kernel, site, result)
+            if host is None:
+                group, offset = (
+                    _Group(value_bytes(self.graph.types[result], self.graph), step, step),
+                    0,
+                )
+            else:
+                group, offset = self.of[host], self.of[host].members[host]
+            self._put(result, group, offset)
+            group.last = max(group.last, self.last_use.get(result, step))
+            if result in self.outputs:
                 assert group.fixed is None, f"output {result} shares memory with another value"
-                group.fixed, group.last = outputs[result], end
-            of[result] = group
-    return groups
+                group.fixed, group.last = self.outputs[result], self.end
+        slices = kernel.slices(site)
+        if slices is not None and node.name not in self.outputs:
+            kernel = replace(kernel, placed=self._join(node, slices))
+        return replace(node, kernel=kernel)
+
+    def _host(
+        self, step: int, operands: tuple[str, ...], kernel: Kernel, site: Site, result: str
+    ) -> str | None:
+        """The operand whose memory the result takes: an alias, or one that dies here."""
+        if kernel.alias(site):
+            return operands[0]
+        if result in self.outputs:
+            return None
+        for i in kernel.in_place(site):
+            name = operands[i]
+            group = self.of.get(name)
+            if group is None or group.fixed is not None or group.last != step:
+                continue
+            shared = sum(self.of.get(o) is group for o in operands)
+            if shared == 1 and self.graph.types[name] == self.graph.types[result]:
+                return name
+        return None
+
+    def _join(self, node: Node, slices: tuple[int, ...]) -> tuple[int, ...]:
+        """Lets operands be written straight into their slices of the result: which of them are."""
+        whole = self.of[node.name]
+        size = self.graph.types[node.name].dtype.bytes
+        placed = []
+        for i, (operand, start) in enumerate(zip(node.operands, slices, strict=True)):
+            group = self.of.get(operand)
+            if group is None or group is whole or group.fixed is not None:
+                continue
+            # The operand must fill its memory: otherwise its neighbours would land in the result.
+            if group.bytes != value_bytes(self.graph.types[operand], self.graph):
+                continue
+            for member, offset in group.members.items():
+                self._put(member, whole, offset + start * size)
+            whole.first = min(whole.first, group.first)
+            self.groups.remove(group)
+            placed.append(i)
+        return tuple(placed)
 
 
-def _dying(
-    graph: Graph,
-    operands: tuple[str, ...],
-    candidates: tuple[int, ...],
-    result: str,
-    step: int,
-    of: dict[str, _Group],
-) -> _Group | None:
-    """The group of an operand that this step reads last and whose type is the result's."""
-    for i in candidates:
-        name = operands[i]
-        if name in graph.constants:
-            continue
-        group = of[name]
-        shared = sum(o in of and of[o] is group for o in operands)
-        same = graph.types[name] == graph.types[result]
-        if same and shared == 1 and group.fixed is None and group.last == step:
-            return group
-    return None
-
-
-def _assign(groups: list[_Group]) -> dict[int, int]:
-    """Group identity -> byte offset."""
-    placed: list[tuple[int, _Group]] = []
-    offsets = {}
+def _assign(groups: list[_Group]) -> int:
+    """Sets every group's offset; the size of the arena."""
+    placed: list[_Group] = []
     for group in sorted(groups, key=lambda g: (-g.bytes, g.first)):
         at = 0
-        for start, other in sorted(placed, key=lambda p: p[0]):
-            if group.meets(other) and start < at + group.bytes and at < start + other.bytes:
-                at = start + other.bytes
-        placed.append((at, group))
-        offsets[id(group)] = at
-    return offsets
+        for other in sorted(placed, key=lambda g: g.offset):  # the lowest gap that is wide enough
+            if group.meets(other) and other.offset < at + group.bytes:
+                at = max(at, other.offset + other.bytes)
+        group.offset = at
+        placed.append(group)
+    return max((g.offset + g.bytes for g in groups), default=0)

@@ -65,9 +65,10 @@ class ReorderKernel(Kernel):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConcatKernel(Kernel):
-    """Concatenation in a layout with this `block`."""
+    """Concatenation in a layout with this `block`. Operands that are in place are not moved."""
 
     name: ClassVar[str] = "concat"
+    joins: ClassVar[bool] = True
     block: int
 
     @classmethod
@@ -87,14 +88,25 @@ class ConcatKernel(Kernel):
         assert isinstance(site.op, Concat)
         return _move_cycles(site, cut=site.op.axis == 3)
 
+    def slices(self, site: Site) -> tuple[int, ...] | None:
+        assert isinstance(site.op, Concat)
+        layouts = {t.layout for t in (*site.operands, site.result)}
+        if len(layouts) > 1 or prod(site.result.dims[: site.op.axis]) != 1 or any(site.constant):
+            return None
+        sizes = [t.physical_elements for t in site.operands]
+        return tuple(sum(sizes[:i]) for i in range(len(sizes)))
+
     def program(self, site: Site) -> Program:
         assert isinstance(site.op, Concat)
         p = ProgramBuilder(self.name)
         xs, _, y = views(p, site, *(["x"] * len(site.operands)))
         axis, rank = site.op.axis, site.result.rank
         start = 0
-        for x, constant in zip(xs, site.constant, strict=True):
+        for i, (x, constant) in enumerate(zip(xs, site.constant, strict=True)):
             size = x.type.dims[axis]
+            if i in self.placed:
+                start += size
+                continue
             if constant:
                 x = replace(x, type=x.type.with_layout(Layout(self.block)))
             if rank == 4:

@@ -197,7 +197,7 @@ def export_onnx(graph: Graph) -> Any:
     if unknown:
         raise CnncError(
             [
-                Diagnostic(f"{n.op.name} `{n.title}` has no ONNX form", *n.locations[:1])
+                Diagnostic(f"{n.op.name} `{n.title}` has no ONNX form", n.location)
                 for n in unknown
             ]
         )
