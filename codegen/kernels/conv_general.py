@@ -39,13 +39,7 @@ class GeneralConv(Kernel):
 
     @classmethod
     def candidates(cls, site: Site) -> Iterable[GeneralConv]:
-        fits = isinstance(site.op, Conv2d) and site.result.dtype is DType.F32
-        # A constant input comes without a border.
-        if (
-            fits
-            and not site.constant[0]
-            and not any(0 in t.shape for t in (*site.operands[:2], site.result))
-        ):
+        if _fits(site):
             for tile in _tiles(site):
                 yield cls(tile=tile)
 
@@ -91,6 +85,15 @@ class _Run:
     times: int
     width: int  # columns from one tile to the next
     counts: tuple[int, ...]
+
+
+def _fits(site: Site) -> bool:
+    if not isinstance(site.op, Conv2d) or site.result.dtype is not DType.F32:
+        return False
+    if any(0 in t.shape for t in (*site.operands[:2], site.result)):
+        return False
+    # A constant input comes without a border.
+    return not site.constant[0] and extras_fit(site, 1)
 
 
 def _runs(columns: int, vectors: int, lanes: int) -> Iterator[_Run]:

@@ -466,3 +466,13 @@ def test_convolutions_want_their_input_computed_and_depthwise_its_weights_consta
     assert not list(Depthwise.candidates(site_for(op, arrays, [False, False])))
     for kind in (Depthwise, GeneralConv):
         assert not list(kind.candidates(site_for(op, arrays, [True, True])))
+
+
+def test_convolutions_refuse_an_epilogue_that_enlarges_the_result() -> None:
+    op, shapes = EXAMPLES["depthwise"]
+    arrays = [numbers(i, *s) for i, s in enumerate((*shapes, (3, 19, 5, 7)))]
+    larger = replace(op, epilogue=(Step(Add()),))  # type: ignore[call-arg]
+    site = site_for(larger, arrays, [False, True, False])
+    assert site.result.dims[0] == 3
+    for kind in (Depthwise, GeneralConv):
+        assert not list(kind.candidates(site))
