@@ -144,7 +144,7 @@ def _best(
 
 def reorder_cycles(type: TensorType, target: Target) -> float:
     """Predicted cycles to copy a tensor into another layout."""
-    return 2.0 * type.bind({d.name: 1 for d in type.shape if isinstance(d, Sym)}).elements + 500.0
+    return 0.9 * type.bind({d.name: 1 for d in type.shape if isinstance(d, Sym)}).elements + 500.0
 
 
 def _pick(graph: Graph, choices: Mapping[str, list[Choice]], target: Target) -> dict[str, Choice]:

@@ -187,7 +187,7 @@ def _fits(site: Site) -> bool:
     op = site.op
     if not isinstance(op, Conv2d) or site.result.dtype is not DType.F32:
         return False
-    if not site.constant[1] or not all(site.constant[2 : len(split(site)[0])]):
+    if site.constant[0] or not all(site.constant[1 : len(split(site)[0])]):
         return False
     if 0 in site.result.shape or not extras_fit(site, site.target.lanes):
         return False
