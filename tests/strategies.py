@@ -1,0 +1,428 @@
+"""Hypothesis strategies: legal uses of every op, and random networks.
+
+    @given(graphs())
+    def test(graph: Graph) -> None: ...
+
+    @given(operands_for("conv2d"))
+    def test(use: tuple[Op, tuple[TensorType, ...]]) -> None: ...
+
+Networks have a symbolic batch that no op mixes, finite values for inputs in -1..1, shared weights,
+several outputs, outputs that are read inside, residuals and dead ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+from hypothesis import strategies as st
+
+from cnnc.ir.graph import Builder, Graph
+from cnnc.ir.location import Location
+from cnnc.ir.op import Array, Binary, Elementwise, Fusable, Op, Step, Unary
+from cnnc.ir.ops import (
+    OPS,
+    Add,
+    AvgPool2d,
+    BatchNorm,
+    Concat,
+    Conv2d,
+    Dense,
+    Div,
+    Dropout,
+    Flatten,
+    GlobalAvgPool,
+    LeakyRelu,
+    MaxPool2d,
+    Mul,
+    Pad,
+    Pointwise,
+    Resampling,
+    Reshape,
+    Sigmoid,
+    Softmax,
+    Sub,
+    Upsample,
+)
+from cnnc.ir.types import Shape, Sym, TensorType
+
+Draw = st.DrawFn
+Use = tuple[Op, tuple[Shape, ...]]  # an op and the shapes of its operands after the first
+
+BATCH = Sym("N")
+_UNARY = tuple(
+    op for op in OPS.values() if issubclass(op, Unary) and op is not LeakyRelu
+)  # LeakyRelu has an attribute to draw
+
+
+def sizes(x: TensorType) -> tuple[int, ...]:
+    """The dimensions after the batch, which are numbers."""
+    return TensorType(x.shape[1:]).dims
+
+
+def _pair(draw: Draw, low: int, high: int) -> tuple[int, int]:
+    return draw(st.integers(low, high)), draw(st.integers(low, high))
+
+
+def _border(draw: Draw, high: tuple[int, int]) -> tuple[int, int, int, int]:
+    rows, columns = (st.integers(0, h) for h in high)
+    return draw(rows), draw(columns), draw(rows), draw(columns)
+
+
+def unary(draw: Draw) -> Unary:
+    """Any unary op."""
+    if draw(st.booleans()):
+        return LeakyRelu(alpha=draw(st.sampled_from([0.01, 0.2])))
+    return draw(st.sampled_from(_UNARY))()
+
+
+def _smaller(draw: Draw, x: TensorType) -> Shape:
+    """A shape without batch that broadcasts to x."""
+    inner = tuple(dim if draw(st.booleans()) else 1 for dim in sizes(x))
+    options = [inner, (1, *inner), inner[-1:], ()]
+    if x.rank == 4:
+        options += [(sizes(x)[0], 1, 1), (1, sizes(x)[0], 1, 1)]
+    return draw(st.sampled_from(options))
+
+
+def _epilogue(draw: Draw, op: Fusable, own: tuple[Shape, ...], x: TensorType) -> Use:
+    """Sometimes a step or two on the op's result."""
+    result = op.infer(x, *(TensorType(shape) for shape in own))
+    steps: list[Step] = []
+    for _ in range(draw(st.sampled_from([0, 0, 0, 1, 2]))):
+        binary = draw(st.sampled_from([None, Add, Sub, Mul, Div]))
+        step: Elementwise = binary() if binary else unary(draw)
+        steps.append(Step(step, swapped=binary in (Sub, Mul) and draw(st.booleans())))
+        own += (_smaller(draw, result),) if binary else ()
+    return replace(op, epilogue=tuple(steps)), own
+
+
+def _conv2d(draw: Draw, x: TensorType) -> Use:
+    channels, rows, columns = sizes(x)
+    groups = draw(st.sampled_from([g for g in range(1, channels + 1) if channels % g == 0]))
+    out = groups * draw(st.integers(1, 3 if groups < 3 else 1))
+    pad, dilation, stride = _border(draw, (2, 2)), _pair(draw, 1, 2), _pair(draw, 1, 2)
+    fits = [
+        [k for k in (1, 2, 3) if d * (k - 1) + 1 <= size + before + after]
+        for d, size, before, after in zip(dilation, (rows, columns), pad[:2], pad[2:], strict=True)
+    ]
+    kernel = tuple(draw(st.sampled_from(sizes)) for sizes in fits)
+    op = Conv2d(stride=stride, pad=pad, dilation=dilation, groups=groups)
+    own: tuple[Shape, ...] = ((out, channels // groups, *kernel),)
+    own += ((out,),) if draw(st.booleans()) else ()
+    return _epilogue(draw, op, own, x)
+
+
+def _dense(draw: Draw, x: TensorType) -> Use:
+    out = draw(st.integers(1, 4))
+    own: tuple[Shape, ...] = ((out, *sizes(x)),)
+    own += ((out,),) if draw(st.booleans()) else ()
+    return _epilogue(draw, Dense(), own, x)
+
+
+def _batch_norm(draw: Draw, x: TensorType) -> Use:
+    return BatchNorm(epsilon=draw(st.sampled_from([1e-5, 1e-3]))), (x.shape[1:2],) * 4
+
+
+def _softmax(draw: Draw, x: TensorType) -> Use:
+    axes = [axis for axis in range(-x.rank, x.rank) if axis % x.rank]
+    return Softmax(axis=draw(st.sampled_from(axes))), ()
+
+
+def _pool(kind: type[MaxPool2d] | type[AvgPool2d], draw: Draw, x: TensorType) -> Use:
+    _, rows, columns = sizes(x)
+    window = draw(st.integers(1, min(3, rows))), draw(st.integers(1, min(3, columns)))
+    stride, ceil = _pair(draw, 1, 3), draw(st.booleans())
+    # A dilated window may lie in the padding with all it reads; its mean has no value.
+    spread = 2 * window[0] - 1 <= rows and 2 * window[1] - 1 <= columns and draw(st.booleans())
+    pad = (0, 0, 0, 0) if spread else _border(draw, (window[0] - 1, window[1] - 1))
+    dilation = (2, 2) if spread else (1, 1)
+    op = kind(window=window, stride=stride, pad=pad, dilation=dilation, ceil_mode=ceil)
+    if isinstance(op, AvgPool2d):
+        op = replace(op, count_include_pad=draw(st.booleans()))
+    return op, ()
+
+
+def _global_avg_pool(draw: Draw, x: TensorType) -> Use:
+    return _epilogue(draw, GlobalAvgPool(keep=draw(st.booleans())), (), x)
+
+
+def _pointwise(draw: Draw, x: TensorType) -> Use:
+    return _epilogue(draw, Pointwise(), (), x)
+
+
+def _concat(draw: Draw, x: TensorType) -> Use:
+    return Concat(axis=draw(st.integers(1, x.rank - 1))), (x.shape,) * draw(st.integers(0, 2))
+
+
+def _flatten(draw: Draw, x: TensorType) -> Use:
+    return Flatten(), ()
+
+
+def _reshape(draw: Draw, x: TensorType) -> Use:
+    channels, *rest = sizes(x)
+    product = int(np.prod(rest))
+    options = [(0, -1), (0, channels, product), (0, -1, product), (0, channels * product)]
+    return Reshape(shape=draw(st.sampled_from([*options, (0, *sizes(x))]))), ()
+
+
+def _dropout(draw: Draw, x: TensorType) -> Use:
+    return Dropout(rate=draw(st.sampled_from([0.0, 0.2]))), ()
+
+
+def _pad(draw: Draw, x: TensorType) -> Use:
+    return Pad(pad=_border(draw, (2, 2)), value=draw(st.sampled_from([0.0, -1.5]))), ()
+
+
+def _upsample(draw: Draw, x: TensorType) -> Use:
+    return Upsample(scale=_pair(draw, 1, 2), mode=draw(st.sampled_from(Resampling))), ()
+
+
+_SPATIAL: dict[str, Callable[[Draw, TensorType], Use]] = {
+    "conv2d": _conv2d,
+    "max_pool2d": lambda draw, x: _pool(MaxPool2d, draw, x),
+    "avg_pool2d": lambda draw, x: _pool(AvgPool2d, draw, x),
+    "global_avg_pool": _global_avg_pool,
+    "pad": _pad,
+    "upsample": _upsample,
+}
+_ANY_RANK: dict[str, Callable[[Draw, TensorType], Use]] = {
+    "batch_norm": _batch_norm,
+    "softmax": _softmax,
+    "pointwise": _pointwise,
+    "concat": _concat,
+    "flatten": _flatten,
+    "reshape": _reshape,
+    "dropout": _dropout,
+}
+# `reorder` is missing: it belongs to planned graphs.
+DRAWN_OPS = (
+    *_SPATIAL,
+    *_ANY_RANK,
+    "dense",
+    *(name for name, op in OPS.items() if issubclass(op, Unary | Binary)),
+)
+
+
+def fits(name: str, rank: int) -> bool:
+    """Whether an op takes a first operand of that rank."""
+    return rank == 4 if name in _SPATIAL else rank == 2 if name == "dense" else True
+
+
+def draw_use(draw: Draw, name: str, x: TensorType) -> Use:
+    """Attributes and further operand shapes for an op on x."""
+    if name in _SPATIAL or name in _ANY_RANK:
+        return (_SPATIAL | _ANY_RANK)[name](draw, x)
+    if name == "dense":
+        return _dense(draw, x)
+    op = OPS[name]
+    if issubclass(op, Binary):
+        return op(), (_smaller(draw, x),)
+    assert issubclass(op, Unary)
+    return (LeakyRelu(alpha=0.2) if op is LeakyRelu else op()), ()
+
+
+@st.composite
+def operands_for(draw: Draw, name: str) -> tuple[Op, tuple[TensorType, ...]]:
+    """An op of that name and operand types, all sizes being numbers, that fit it."""
+    rank = draw(st.sampled_from([rank for rank in (4, 3, 2) if fits(name, rank)]))
+    x = TensorType(tuple(draw(st.integers(1, 5)) for _ in range(rank)))
+    op, shapes = draw_use(draw, name, x)
+    return op, (x, *map(TensorType, shapes))
+
+
+class _Network:
+    """A network being drawn: the builder and the values to go on from."""
+
+    def __init__(self, draw: Draw) -> None:
+        self.draw = draw
+        self.rng = np.random.default_rng(draw(st.integers(0, 999)))
+        self.builder = Builder("net")
+        self.pool = [self._input(f"x{i}") for i in range(draw(st.sampled_from([1, 1, 2])))]
+        self.shared: dict[object, str] = {}
+        self.products = 2  # of values: more of them would overflow
+
+    def _input(self, name: str) -> str:
+        channels, side = self.draw(st.integers(1, 4)), st.integers(1, 6)
+        shape = (BATCH, channels, self.draw(side), self.draw(side))
+        return self.builder.input(name, TensorType(shape))
+
+    def type(self, value: str) -> TensorType:
+        return self.builder.types[value]
+
+    def pick(self) -> str:
+        """The latest value, or now and then any."""
+        latest = self.draw(st.integers(0, 3))
+        return self.pool[-1] if latest else self.draw(st.sampled_from(self.pool))
+
+    def constant(self, shape: Shape, role: str) -> str:
+        """A constant of random numbers, or one drawn before with the same shape and role."""
+        key = (shape, role)
+        if key not in self.shared or self.draw(st.booleans()):
+            name = self.builder.fresh(f"{role}{len(self.builder.constants)}")
+            self.shared[key] = self.builder.constant(name, self._array(shape, role))
+        return self.shared[key]
+
+    def _array(self, shape: Shape, role: str) -> Array:
+        dims = TensorType(shape).dims
+        values = self.rng.uniform(0.5, 1.5, dims)
+        if role in ("zero", "one"):
+            values = np.full(dims, float(role == "one"))
+        elif role != "variance":
+            values *= self.rng.choice([-1, 1], dims)
+        if role == "weight":
+            values /= np.sqrt(np.prod(dims[1:]))
+        return values.astype(np.float32)
+
+    def apply(self, op: Op, *operands: str) -> str:
+        """Adds the op, unless the result would be too large: then its first operand is kept."""
+        result = op.infer(*map(self.type, operands))
+        assert isinstance(result, TensorType)
+        if np.prod(sizes(result)) > 400:
+            return operands[0]
+        name = self.builder.fresh(f"v{len(self.builder.nodes)}")
+        at = Location("net.cnn", len(self.builder.nodes) + 1, 3, 9, name)
+        return self.builder.add(op, operands, name, [at])
+
+    def use(self, name: str, x: str, plain: bool = False) -> str:
+        """The op on x, its other operands constants; `plain` leaves out the epilogue."""
+        op, shapes = draw_use(self.draw, name, self.type(x))
+        if plain and isinstance(op, Fusable):
+            shapes = tuple(op.split(shapes)[0])
+            op = replace(op, epilogue=())
+        return self.apply(op, x, *map(self.constant, shapes, self._roles(op, len(shapes))))
+
+    def _roles(self, op: Op, count: int) -> list[str]:
+        if isinstance(op, BatchNorm):
+            shift = self.draw(st.sampled_from(["shift", "zero"]))
+            return ["scale", shift, "zero" if shift == "zero" else "mean", "variance"]
+        if isinstance(op, Binary) and self.draw(st.integers(0, 3)) == 0:
+            return ["zero" if isinstance(op, Add | Sub) else "one"] * count
+        first = ["weight"] if isinstance(op, Conv2d | Dense) else []
+        return (first + ["factor"] * count)[:count]
+
+    # -- moves ---------------------------------------------------------------------------------
+
+    def single(self, x: str) -> str:
+        """Any op with constants."""
+        names = [n for n in DRAWN_OPS if n != "concat" and fits(n, self.type(x).rank)]
+        return self.use(self.draw(st.sampled_from(names)), x)
+
+    def combine(self, x: str) -> str:
+        """An elementwise op of two values whose shapes fit."""
+        partners = [v for v in self.pool if self._broadcasts(v, x)]
+        pair = [x, self.draw(st.sampled_from(partners))]
+        op: Binary = self.draw(st.sampled_from([Add, Sub]))()
+        if self.products and self.draw(st.booleans()):
+            op, self.products = Mul(), self.products - 1
+        return self.apply(op, *(pair if self.draw(st.booleans()) else pair[::-1]))
+
+    def _broadcasts(self, v: str, x: str) -> bool:
+        a, b = self.type(v).shape, self.type(x).shape
+        return len(a) == len(b) and all(m == n or 1 in (m, n) for m, n in zip(a, b, strict=True))
+
+    def concat(self, x: str) -> str:
+        """Values side by side along the channels."""
+        shape = self.type(x).shape
+        similar = [v for v in self.pool if self.type(v).shape[2:] == shape[2:]]
+        others = self.draw(st.lists(st.sampled_from(similar), max_size=2))
+        return self.apply(Concat(), x, *others)
+
+    def normalised(self, x: str) -> str:
+        """Batch norm after or before a convolution or dense layer."""
+        layer = {4: "conv2d", 2: "dense"}.get(self.type(x).rank, "dropout")
+        if self.draw(st.booleans()):
+            plain = self.draw(st.integers(0, 3)) > 0
+            return self.use("batch_norm", self.use(layer, x, plain))
+        x = self.use("batch_norm", x)
+        if layer != "conv2d" or self.draw(st.booleans()):
+            return self.use(layer, x)
+        channels = sizes(self.type(x))[0]
+        groups = self.draw(st.sampled_from([g for g in (2, 1, channels) if channels % g == 0]))
+        shape = (2 * groups, channels // groups, 1, 1)
+        return self.apply(Conv2d(groups=groups), x, self.constant(shape, "weight"))
+
+    def residual(self, x: str) -> str:
+        """x and a convolution of it, added and activated."""
+        if self.type(x).rank != 4:
+            return self.apply(unary(self.draw), x)
+        channels = sizes(self.type(x))[0]
+        weight = self.constant((channels, channels, 3, 3), "weight")
+        body = self.apply(Conv2d(pad=(1, 1, 1, 1)), x, weight)
+        pair = (body, x) if self.draw(st.booleans()) else (x, body)
+        return self.apply(unary(self.draw), self.apply(Add(), *pair))
+
+    def gated(self, x: str) -> str:
+        """x times a gate made of x itself, or of the means of its maps."""
+        if self.type(x).rank == 4 and self.draw(st.booleans()):
+            channels = sizes(self.type(x))[0]
+            squeezed = self.apply(GlobalAvgPool(keep=True), x)
+            weight = self.constant((channels, channels, 1, 1), "weight")
+            gate = self.apply(Sigmoid(), self.apply(Conv2d(), squeezed, weight))
+        else:
+            gate = self.apply(OPS[self.draw(st.sampled_from(["sigmoid", "hsigmoid"]))](), x)
+        return self.apply(Mul(), *((x, gate) if self.draw(st.booleans()) else (gate, x)))
+
+    def padded(self, x: str) -> str:
+        """Explicit padding, then an op that could pad itself."""
+        if self.type(x).rank != 4:
+            return self.use("flatten", x)
+        after = self.draw(st.sampled_from(["conv2d", "avg_pool2d", "max_pool2d", "pad"]))
+        return self.use(after, self.use("pad", x))
+
+    def biased(self, x: str) -> str:
+        """A layer without bias, then a constant for each channel added, itself a sum or not."""
+        rank = self.type(x).rank
+        if rank == 3:
+            return self.headed(x)
+        channels = sizes(self.type(x))[0]
+        shape: Shape = (channels, channels, 1, 1) if rank == 4 else (channels, channels)
+        layer = Conv2d() if rank == 4 else Dense()
+        y = self.apply(layer, x, self.constant(shape, "weight"))
+        inner: Shape = (channels, 1, 1) if rank == 4 else (channels,)
+        bias = self.constant(self.draw(st.sampled_from([inner, (1, *inner)])), "bias")
+        if self.draw(st.booleans()):
+            name = self.builder.fresh(f"v{len(self.builder.nodes)}")
+            bias = self.builder.add(Mul(), (bias, self.constant((1,), "factor")), name)
+        op: Binary = self.draw(st.sampled_from([Add, Sub]))()
+        return self.apply(op, *((y, bias) if self.draw(st.booleans()) else (bias, y)))
+
+    def headed(self, x: str) -> str:
+        """The end of a classifier: means or reshapes to a matrix, then a dense layer."""
+        if self.type(x).rank == 4 and self.draw(st.booleans()):
+            x = self.apply(GlobalAvgPool(keep=True), x)
+        if self.draw(st.booleans()):
+            x = self.use("reshape", x)
+        x = self.use("flatten", x)
+        return self.use("dense", x) if self.draw(st.booleans()) else x
+
+    def twice(self, x: str) -> str:
+        """Two activations in a row."""
+        return self.apply(unary(self.draw), self.apply(unary(self.draw), x))
+
+
+@st.composite
+def graphs(draw: Draw, most_moves: int = 12) -> Graph:
+    """A random network: a portable graph that keeps every law of `cnnc.ir.verify`."""
+    network = _Network(draw)
+    moves = (
+        network.single,
+        network.single,
+        network.single,
+        network.biased,
+        network.headed,
+        network.twice,
+        network.normalised,
+        network.residual,
+        network.gated,
+        network.padded,
+        network.combine,
+        network.concat,
+    )
+    for _ in range(draw(st.sampled_from(range(1, most_moves + 1)))):
+        network.pool.append(draw(st.sampled_from(moves))(network.pick()))
+    network.builder.output("out0", network.pool[-1])
+    for i in range(draw(st.sampled_from([0, 0, 1, 2]))):
+        network.builder.output(f"out{i + 1}", draw(st.sampled_from(network.pool)))
+    return network.builder.finish()
