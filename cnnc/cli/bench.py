@@ -96,19 +96,29 @@ def _show(report: Report, result: Result, layers: tuple[Layer, ...]) -> None:
     for changes, description in done:
         click.echo(f"  {changes:>5} changes  {description}")
     click.echo()
-    images = f"{result.batch} image" + ("s" if result.batch > 1 else "")
-    click.echo(f"reference  {_time(result.reference_seconds)}  NumPy, {result.reference_runs} runs")
+    images, threads = _count(result.batch, "image"), _count(result.threads, "thread")
+    for name, seconds, best, runs, what in (
+        (
+            "reference",
+            result.reference_seconds,
+            result.reference_best,
+            result.reference_runs,
+            "NumPy",
+        ),
+        ("native", result.native_seconds, result.native_best, result.native_runs, threads),
+    ):
+        click.echo(
+            f"{name:<10}{1e3 * seconds:>10.3f} ms  best {1e3 * best:.3f} ms of "
+            f"{_count(runs, 'run')}: {images}, {what}"
+        )
+    click.secho(f"speed-up  {result.speed_up:>10.1f} x", bold=True)
     click.echo(
-        f"native     {_time(result.native_seconds)}  {images}, {result.threads} threads, "
-        f"{result.native_runs} runs"
+        f"rate      {result.gflops:>10.1f} GFLOP/s, {100 * result.peak_fraction:.0f} % of the "
+        f"{result.peak_gflops:.0f} GFLOP/s that {_count(result.threads, 'core')} can reach"
     )
-    click.secho(f"speed-up   {result.speed_up:.1f} x", bold=True)
     click.echo(
-        f"rate       {result.gflops:.1f} GFLOP/s, {100 * result.peak_fraction:.0f} % of the "
-        f"{result.peak_gflops:.0f} GFLOP/s that {result.threads} cores reach on multiply-adds"
-    )
-    click.echo(
-        f"error      {result.max_abs_error:.2e} absolute, {result.max_rel_error:.2e} of the range"
+        f"error     {result.max_abs_error:>10.1e} absolute, "
+        f"{result.max_rel_error:.1e} of the output's range"
     )
     if layers:
         click.echo()
@@ -136,5 +146,5 @@ def _show_layers(layers: tuple[Layer, ...]) -> None:
     show_table(table(head, rows))
 
 
-def _time(seconds: float) -> str:
-    return f"{1e3 * seconds:>10.3f} ms"
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"

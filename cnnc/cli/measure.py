@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import nan
 from statistics import median
-from time import perf_counter
+from time import perf_counter, sleep
 
 import numpy as np
 
@@ -24,19 +24,22 @@ Outputs = dict[str, Array]
 TOLERANCE = 1e-3  # of the output's range
 _REFERENCE_SECONDS = 3.0  # within them the reference may run more than once
 _REFERENCE_RUNS = 5  # at most
+_SETTLE_SECONDS = 0.05  # so long the threads of NumPy's BLAS may spin after their work
 _PEAK_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What was measured; times are medians of whole calls, in seconds."""
+    """What was measured; times are of whole calls, in seconds: medians, and the best."""
 
     batch: int
     threads: int
     flops: int  # of one call
     native_seconds: float
+    native_best: float
     native_runs: int
     reference_seconds: float
+    reference_best: float
     reference_runs: int
     peak_gflops: float  # of all threads
     max_abs_error: float
@@ -98,15 +101,19 @@ def measure(graph: Graph, model: CompiledModel, batch: int, repeats: int) -> Res
     for turn in range(rounds):
         if turn:
             reference.append(_timed(lambda: evaluate(graph, inputs))[1])
-        model.run(inputs, out)  # the reference has emptied the caches
+        sleep(_SETTLE_SECONDS)
+        for _ in range(3):
+            model.run(inputs, out)  # the reference has emptied the caches
         native += [_timed(lambda: model.run(inputs, out))[1] for _ in range(-(-repeats // rounds))]
     return Result(
         batch=batch,
         threads=model.threads,
         flops=model.report().flops * batch,
         native_seconds=median(native),
+        native_best=min(native),
         native_runs=len(native),
         reference_seconds=median(reference),
+        reference_best=min(reference),
         reference_runs=len(reference),
         peak_gflops=measure_peak(_PEAK_SECONDS) * model.threads,
         max_abs_error=error,
