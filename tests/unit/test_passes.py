@@ -192,8 +192,8 @@ def norm_network(order: str, groups: int, shift: float, pad: int, seed: int = 0)
             continue
         parameters = [
             rng.uniform(0.5, 2, channels),
-            np.full(channels, shift),
-            np.full(channels, shift / 2),
+            shift * np.arange(1, channels + 1),
+            shift * np.arange(channels),
             rng.uniform(0.5, 2, channels),
         ]
         names = [

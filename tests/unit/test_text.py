@@ -187,6 +187,15 @@ def test_all_constants_read_back(dtype: DType, bits: bytes, size: int) -> None:
     assert parse_graph(text, {} if plain else graph.constants) == graph
 
 
+def test_a_nan_with_a_payload_is_not_written_into_the_text() -> None:
+    builder = Builder("g")
+    odd = np.array([0x7FC00001], np.uint32).view(np.float32)
+    builder.output("c", builder.constant("c", odd))
+    graph = builder.finish()
+    assert "= constant :" in print_graph(graph)
+    assert parse_graph(print_graph(graph), {"c": odd}) == graph
+
+
 def test_save_and_load(tmp_path: Path) -> None:
     graph = parse_graph(LENET, {**WEIGHTS})
     odd = replace(
