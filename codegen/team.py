@@ -2,9 +2,10 @@
 
     Team(4).run(function, context)    # void function(i64 tid, i64 threads, ptr team, ptr context)
 
-The function runs on every thread of the team at once, the caller being thread 0; `cnnc_barrier`
-keeps the threads together. Between runs the workers spin for a moment, because the next run often
-follows at once, and then sleep: an idle team takes no processor time.
+The function runs on the threads of the team, the caller being thread 0; a worker that wakes too
+late is not waited for. Inside, `cnnc_take`, `cnnc_done` and `cnnc_wait` share out the work. Between
+runs the workers spin for a moment, because the next run often follows at once, and then sleep: an
+idle team takes no processor time.
 """
 
 from __future__ import annotations
@@ -148,7 +149,8 @@ def team(threads: int) -> Team:
 
 def team_symbols() -> dict[str, int]:
     """What the functions that a team runs may call: symbol -> address, for `load_object`."""
-    return {"cnnc_barrier": _native().code.address("cnnc_barrier")}
+    names = ("cnnc_take", "cnnc_done", "cnnc_wait")
+    return {name: _native().code.address(name) for name in names}
 
 
 # -- how many threads ------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The thread team and its barrier as LLVM text; `cnnc.codegen.team` runs it."""
+"""The thread team and how it shares work, as LLVM text; `cnnc.codegen.team` runs it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ _PAUSE["arm64"] = _PAUSE["aarch64"]
 # Byte offsets in a team. A gate is a word that moves on, the number of threads that sleep until it
 # does, and room for a mutex and a condition variable; what different threads write stays at least
 # 128 bytes apart, because processors fetch lines of 64 in pairs.
-_START, _BARRIER, _ARRIVED, _JOB, _WORKERS = 0, 256, 512, 640, 768
+_START, _INSIDE, _JOB, _WORKERS = 0, 256, 384, 512
+_CLOSED = -(1 << 62)
+STEP_LINE = 128  # bytes of a step's counter and of each share's
 _WORKER_BYTES = 24  # team, number, thread handle
 
 _LAYOUT = f"""
@@ -210,46 +212,118 @@ define internal void @cnnc_gate_destroy(ptr %gate) {
 }
 """
 
-# Threads at a barrier have work in hand, so they spin longer than idle workers. The last one resets
-# the count before it opens the gate: nobody can arrive at the next barrier earlier.
-_BARRIER_TEXT = f"""
-define void @cnnc_barrier(ptr %team, i64 %threads) {{
+# Work is shared out in rounds: a step's memory is one line for the chunks that are done and one for
+# each thread's share of the chunks. All numbers only ever grow: in round r a share of n chunks is
+# taken while its counter is below (r + 1) * n, and a step is over when (r + 1) * chunks are done. A
+# thread that comes late finds nothing to take and goes on; nobody waits for it.
+_SHARES = f"""
+define i64 @cnnc_take(ptr %step, i64 %tid, i64 %threads, i64 %round, i64 %chunks) {{
 entry:
-  %alone = icmp eq i64 %threads, 1
-  br i1 %alone, label %done, label %arrive
-arrive:
-  %gate = getelementptr i8, ptr %team, i64 {_BARRIER}
-  %arrived = getelementptr i8, ptr %team, i64 {_ARRIVED}
-  %old = load atomic i32, ptr %gate monotonic, align 4
-  %earlier = atomicrmw add ptr %arrived, i32 1 acq_rel
-  %count = trunc i64 %threads to i32
-  %others = sub i32 %count, 1
-  %last = icmp eq i32 %earlier, %others
-  br i1 %last, label %open, label %wait
-open:
-  store atomic i32 0, ptr %arrived monotonic, align 4
-  call void @cnnc_open(ptr %gate)
+  %least = sub i64 %threads, 1
+  br label %share
+share:
+  %k = phi i64 [ 0, %entry ], [ %next, %empty ]
+  %turn = add i64 %tid, %k
+  %whose = urem i64 %turn, %threads
+  %low = mul i64 %whose, %chunks
+  %low_up = add i64 %low, %least
+  %first = udiv i64 %low_up, %threads
+  %high_up = add i64 %low_up, %chunks
+  %end = udiv i64 %high_up, %threads
+  %count = sub i64 %end, %first
+  %base = mul i64 %round, %count
+  %limit = add i64 %base, %count
+  %line = add i64 %whose, 1
+  %offset = mul i64 %line, {STEP_LINE}
+  %counter = getelementptr i8, ptr %step, i64 %offset
+  %seen = load atomic i64, ptr %counter monotonic, align 8
+  br label %look
+look:
+  %value = phi i64 [ %seen, %share ], [ %other, %try ]
+  %some = icmp slt i64 %value, %limit
+  br i1 %some, label %try, label %empty
+try:
+  %taken = add i64 %value, 1
+  %both = cmpxchg ptr %counter, i64 %value, i64 %taken monotonic monotonic
+  %other = extractvalue {{ i64, i1 }} %both, 0
+  %won = extractvalue {{ i64, i1 }} %both, 1
+  br i1 %won, label %found, label %look
+found:
+  %in_share = sub i64 %value, %base
+  %chunk = add i64 %first, %in_share
+  ret i64 %chunk
+empty:
+  %next = add i64 %k, 1
+  ; A single chunk is thread 0's: small steps stay in its cache.
+  %single = icmp eq i64 %chunks, 1
+  %round_over = icmp uge i64 %next, %threads
+  %over = or i1 %single, %round_over
+  br i1 %over, label %none, label %share
+none:
+  ret i64 -1
+}}
+
+define void @cnnc_done(ptr %step) {{
+  %before = atomicrmw add ptr %step, i64 1 release
   ret void
-wait:
-  %job = call ptr @cnnc_job_of(ptr %team)
-  %spin = getelementptr %cnnc_job, ptr %job, i64 0, i32 3
-  %short = load i64, ptr %spin
-  %spin_ns = mul i64 %short, 4
-  call void @cnnc_await(ptr %gate, i32 %old, i64 %spin_ns)
-  ret void
-done:
+}}
+
+; Returns when `target` chunks are done: spins, then lets others have the processor.
+define void @cnnc_wait(ptr %step, i64 %target) {{
+entry:
+  br label %look
+look:
+  %tries = phi i64 [ 0, %entry ], [ %tried, %pause ], [ %tried, %yield ]
+  %done = load atomic i64, ptr %step acquire, align 8
+  %more = icmp slt i64 %done, %target
+  br i1 %more, label %again, label %over
+again:
+  %tried = add i64 %tries, 1
+  %short = icmp ult i64 %tried, 2000
+  br i1 %short, label %pause, label %yield
+pause:
+  PAUSE
+  br label %look
+yield:
+  %yielded = call i32 @sched_yield()
+  br label %look
+over:
   ret void
 }}
 """
 
-# A run ends with a barrier, so the start gate never moves on by more than one while a worker works.
+# A run is open until its caller has finished: a worker that wakes too late does not enter. `inside`
+# counts the workers in the run, from CLOSED up where no more may enter.
 _RUN = f"""
+declare i32 @sched_yield()
+
+define internal i1 @cnnc_enter(ptr %inside) {{
+entry:
+  %seen = load atomic i64, ptr %inside monotonic, align 8
+  br label %look
+look:
+  %count = phi i64 [ %seen, %entry ], [ %other, %try ]
+  %open = icmp sge i64 %count, 0
+  br i1 %open, label %try, label %closed
+try:
+  %one_more = add i64 %count, 1
+  %both = cmpxchg ptr %inside, i64 %count, i64 %one_more acquire monotonic
+  %other = extractvalue {{ i64, i1 }} %both, 0
+  %won = extractvalue {{ i64, i1 }} %both, 1
+  br i1 %won, label %entered, label %look
+entered:
+  ret i1 true
+closed:
+  ret i1 false
+}}
+
 define internal ptr @cnnc_work(ptr %worker) {{
 entry:
   %team = load ptr, ptr %worker
   %number = getelementptr %cnnc_worker, ptr %worker, i64 0, i32 1
   %tid = load i64, ptr %number
   %start = getelementptr i8, ptr %team, i64 {_START}
+  %inside = getelementptr i8, ptr %team, i64 {_INSIDE}
   %job = call ptr @cnnc_job_of(ptr %team)
   %context_at = getelementptr %cnnc_job, ptr %job, i64 0, i32 1
   %threads_at = getelementptr %cnnc_job, ptr %job, i64 0, i32 2
@@ -259,17 +333,20 @@ entry:
   %spin_ns = load i64, ptr %spin_at
   br label %wait
 wait:
-  %runs = phi i32 [ 0, %entry ], [ %run, %work ]
+  %runs = phi i32 [ 0, %entry ], [ %run, %ask ], [ %run, %work ]
   call void @cnnc_await(ptr %start, i32 %runs, i64 %spin_ns)
-  %run = add i32 %runs, 1
-  %stop = load i32, ptr %stop_at
+  %run = load atomic i32, ptr %start acquire, align 4
+  %stop = load atomic i32, ptr %stop_at acquire, align 4
   %leave = icmp ne i32 %stop, 0
-  br i1 %leave, label %done, label %work
+  br i1 %leave, label %done, label %ask
+ask:
+  %entered = call i1 @cnnc_enter(ptr %inside)
+  br i1 %entered, label %work, label %wait
 work:
   %function = load ptr, ptr %job
   %context = load ptr, ptr %context_at
   call void %function(i64 %tid, i64 %threads, ptr %team, ptr %context)
-  call void @cnnc_barrier(ptr %team, i64 %threads)
+  %left = atomicrmw sub ptr %inside, i64 1 release
   br label %wait
 done:
   ret ptr null
@@ -281,17 +358,37 @@ entry:
   %threads_at = getelementptr %cnnc_job, ptr %job, i64 0, i32 2
   %threads = load i64, ptr %threads_at
   %alone = icmp eq i64 %threads, 1
-  br i1 %alone, label %work, label %start
+  br i1 %alone, label %only, label %start
+only:
+  call void %function(i64 0, i64 1, ptr %team, ptr %context)
+  ret void
 start:
   %context_at = getelementptr %cnnc_job, ptr %job, i64 0, i32 1
   store ptr %function, ptr %job
   store ptr %context, ptr %context_at
+  %inside = getelementptr i8, ptr %team, i64 {_INSIDE}
+  store atomic i64 0, ptr %inside release, align 8
   %gate = getelementptr i8, ptr %team, i64 {_START}
   call void @cnnc_open(ptr %gate)
-  br label %work
-work:
   call void %function(i64 0, i64 %threads, ptr %team, ptr %context)
-  call void @cnnc_barrier(ptr %team, i64 %threads)
+  %before = atomicrmw add ptr %inside, i64 {_CLOSED} acq_rel
+  br label %look
+look:
+  %tries = phi i64 [ 0, %start ], [ %tried, %pause ], [ %tried, %yield ]
+  %count = load atomic i64, ptr %inside acquire, align 8
+  %some = icmp ne i64 %count, {_CLOSED}
+  br i1 %some, label %again, label %over
+again:
+  %tried = add i64 %tries, 1
+  %short = icmp ult i64 %tried, 2000
+  br i1 %short, label %pause, label %yield
+pause:
+  PAUSE
+  br label %look
+yield:
+  %yielded = call i32 @sched_yield()
+  br label %look
+over:
   ret void
 }}
 """
@@ -302,9 +399,8 @@ define internal void @cnnc_stop(ptr %team, i64 %last) {{
 entry:
   %job = call ptr @cnnc_job_of(ptr %team)
   %stop = getelementptr %cnnc_job, ptr %job, i64 0, i32 4
-  store i32 1, ptr %stop
+  store atomic i32 1, ptr %stop release, align 4
   %gate = getelementptr i8, ptr %team, i64 {_START}
-  %barrier = getelementptr i8, ptr %team, i64 {_BARRIER}
   call void @cnnc_open(ptr %gate)
   br label %next
 next:
@@ -320,7 +416,6 @@ join:
   br label %next
 done:
   call void @cnnc_gate_destroy(ptr %gate)
-  call void @cnnc_gate_destroy(ptr %barrier)
   call void @free(ptr %team)
   ret void
 }}
@@ -339,9 +434,7 @@ entry:
 fill:
   call void @llvm.memset.p0.i64(ptr %team, i8 0, i64 %bytes, i1 false)
   %gate = getelementptr i8, ptr %team, i64 {_START}
-  %barrier = getelementptr i8, ptr %team, i64 {_BARRIER}
   call void @cnnc_gate_create(ptr %gate)
-  call void @cnnc_gate_create(ptr %barrier)
   %job = call ptr @cnnc_job_of(ptr %team)
   %threads_at = getelementptr %cnnc_job, ptr %job, i64 0, i32 2
   %spin_at = getelementptr %cnnc_job, ptr %job, i64 0, i32 3
@@ -392,7 +485,10 @@ def team_text(triple: str) -> str:
 
     `ptr cnnc_team_create(i64 threads, i64 spin_ns)`, null where threads cannot be had;
     `void cnnc_team_run(ptr team, ptr function, ptr context)`, one run of a team at a time;
-    `void cnnc_barrier(ptr team, i64 threads)`, inside a run, on every thread of the team;
+    `i64 cnnc_take(ptr step, i64 tid, i64 threads, i64 round, i64 chunks)`, inside a run: a chunk
+    of the step that nobody has taken in this round, or -1;
+    `void cnnc_done(ptr step)`: a chunk is done;
+    `void cnnc_wait(ptr step, i64 chunks)`: until so many chunks are done, over all rounds;
     `void cnnc_team_destroy(ptr team)`, with no run under way.
 
     On Linux threads sleep in `futex`, elsewhere on a POSIX condition variable.
@@ -405,4 +501,5 @@ def team_text(triple: str) -> str:
     clock = "1" if linux else "6" if darwin else "4"  # CLOCK_MONOTONIC
     gate = _GATE.replace("CLOCK", clock).replace("PAUSE", pause)
     life = _LIFE.replace("SETMASK", "2" if linux else "3")  # SIG_SETMASK
-    return declaration + _LAYOUT + sleep + gate + _BARRIER_TEXT + _RUN + life
+    run = (_SHARES + _RUN).replace("PAUSE", pause)
+    return declaration + _LAYOUT + sleep + gate + run + life

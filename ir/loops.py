@@ -386,6 +386,12 @@ class Program:
     body: tuple[Statement, ...]
     scratch: tuple[int, ...] = ()
 
+    @property
+    def width(self) -> int:
+        """Iterations of the longest parallel loop: into how many parts the work can be cut."""
+        loops = (s for s in self.body if isinstance(s, Loop) and s.kind is Kind.PARALLEL)
+        return max((loop.stop.constant - loop.start.constant for loop in loops), default=1)
+
     def __str__(self) -> str:
         return print_program(self)
 

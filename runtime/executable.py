@@ -18,7 +18,8 @@ from cnnc.ir.types import TensorType
 from cnnc.runtime.inputs import check_inputs
 
 LINE = 64  # bytes; arena, weights and scratch start on a cache line
-HEADER = 5  # words of the context before the arrays' addresses
+HEADER = 7  # words of the context before the arrays' addresses
+STEP_LINE = 128  # bytes of a step's counter and of each thread's share
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +31,15 @@ class Step:
 
 
 class _Workspace:
-    """Arena, scratch and context of one call at a time."""
+    """Arena, scratch, counters and context of one call at a time."""
 
-    def __init__(self, arena_bytes: int, scratch_bytes: int, words: int) -> None:
+    def __init__(
+        self, arena_bytes: int, scratch_bytes: int, counter_bytes: int, words: int
+    ) -> None:
         self.memory = aligned_empty(arena_bytes)
         self.scratch = aligned_empty(scratch_bytes)
+        self.counters = aligned_empty(counter_bytes)
+        self.counters[...] = 0
         self.context = np.zeros(words, np.uint64)
         self.address = int(self.context.ctypes.data)
 
@@ -108,7 +113,8 @@ class Executable:
         return results
 
     def _workspace(self) -> _Workspace:
-        return _Workspace(self.graph.arena_bytes, self.scratch_bytes, self._words)
+        counters = len(self.graph.nodes) * (self.threads + 1) * STEP_LINE
+        return _Workspace(self.graph.arena_bytes, self.scratch_bytes, counters, self._words)
 
     def _result(
         self, name: str, sizes: Mapping[str, int], out: Mapping[str, Array] | None
@@ -154,12 +160,14 @@ class Executable:
         context[1] = self.weights.ctypes.data
         context[2] = space.scratch.ctypes.data
         context[4] = 0 if cycles is None else cycles.ctypes.data
+        context[5] = space.counters.ctypes.data
         if self._native:
             context[3] = images
             for i, array in enumerate((*inputs, *outputs)):
                 context[HEADER + i] = array.ctypes.data
             for step in self.steps:
                 self._run(step.address, space.address)
+            context[6] += np.uint64(images)
             return
         for image in range(images):
             self._one_image(space, image, inputs, outputs)
@@ -181,6 +189,7 @@ class Executable:
                 self._run(step.address, space.address)
             else:
                 self._evaluate(step.node, space, slices)
+        context[6] += np.uint64(1)
 
     def _is_fixed(self, name: str) -> bool:
         shape = self.graph.types[name].shape

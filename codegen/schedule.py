@@ -1,0 +1,215 @@
+"""The schedule as native code: which function runs when, on what memory, by which thread.
+
+`run0(tid, threads, team, context)` is executed by every thread of a team. For each image it goes
+through the steps in order; a step's work is cut into chunks that the threads take one by one, own
+share first, then the others' (`cnnc_take`), and the next step starts when all chunks are done,
+whoever did them. So a thread that is held up delays the others by one chunk at most.
+
+The context is an array of 64-bit words; `Slot` says what they hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from enum import IntEnum
+
+from cnnc.codegen.team_text import STEP_LINE
+from cnnc.ir.graph import Graph, Node, Place, Region
+from cnnc.ir.loops import Program
+from cnnc.ir.target import Target
+
+CHUNK_MICROSECONDS = 6.0  # predicted time that makes a chunk worth taking on its own
+MOST_CHUNKS = 64
+
+_LABELS = ("all", "pick", "run", "wait", "done")
+
+_DECLARATIONS = (
+    "declare i64 @cnnc_take(ptr, i64, i64, i64, i64)",
+    "declare void @cnnc_done(ptr)",
+    "declare void @cnnc_wait(ptr, i64)",
+    "declare i64 @llvm.readcyclecounter()",
+)
+
+_X86_FLUSH = (
+    "declare void @llvm.x86.sse.stmxcsr(ptr)",
+    "declare void @llvm.x86.sse.ldmxcsr(ptr)",
+)
+
+
+class Slot(IntEnum):
+    """The words of a run's context; inputs and then outputs follow from `ARRAYS` on."""
+
+    ARENA = 0  # address of the working memory
+    WEIGHTS = 1  # address of the packed weights
+    SCRATCH = 2  # address of the threads' scratch, one piece after the other
+    IMAGES = 3  # how many images to run
+    PROFILE = 4  # address of cycle counts: after each node and, last, at the start; or 0
+    COUNTERS = 5  # address of the steps' counters, zero before the first run
+    ROUND = 6  # how many images were run before with these counters
+    ARRAYS = 7
+
+
+class Schedule:
+    """Writes a `run` function."""
+
+    def __init__(
+        self,
+        graph: Graph,
+        target: Target,
+        symbols: Mapping[str, str],
+        programs: Mapping[str, Program],
+        offsets: Mapping[tuple[str, int], int],
+        scratch_bytes: int,
+    ) -> None:
+        self.graph, self.target = graph, target
+        self.symbols, self.programs, self.offsets = symbols, programs, offsets
+        self.scratch_bytes = scratch_bytes
+        self.x86 = target.triple.startswith("x86_64")
+        self.declarations = {*_DECLARATIONS, *(_X86_FLUSH if self.x86 else ())}
+        self.steps = {node.name: i for i, node in enumerate(graph.nodes)}
+        self.count = 0
+        self.lines: list[str] = []
+
+    def name(self) -> str:
+        self.count += 1
+        return f"%v{self.count}"
+
+    def value(self, text: str) -> str:
+        name = self.name()
+        self.lines.append(f"  {name} = {text}")
+        return name
+
+    def slot(self, index: int, type: str = "ptr") -> str:
+        pointer = self.value(f"getelementptr i64, ptr %context, i64 {index}")
+        return self.value(f"load {type}, ptr {pointer}")
+
+    def emit(self, symbol: str, nodes: Sequence[Node]) -> str:
+        """LLVM text of the function that runs the nodes."""
+        self.lines = [
+            f"define void @{symbol}(i64 %tid, i64 %threads, ptr %team, ptr %context) #0 {{",
+            "entry:",
+        ]
+        control = self.flush_denormals() if self.x86 else ""
+        self.arena, self.weights = self.slot(Slot.ARENA), self.slot(Slot.WEIGHTS)
+        scratch, images = self.slot(Slot.SCRATCH), self.slot(Slot.IMAGES, "i64")
+        self.profile = self.slot(Slot.PROFILE)
+        self.counters, first_round = self.slot(Slot.COUNTERS), self.slot(Slot.ROUND, "i64")
+        lines = self.value("add i64 %threads, 1")
+        self.step_bytes = self.value(f"mul i64 {lines}, {STEP_LINE}")
+        self.lines.append("  %alone = icmp eq i64 %threads, 1")
+        share = self.value(f"mul i64 %tid, {self.scratch_bytes}")
+        self.scratch = self.value(f"getelementptr i8, ptr {scratch}, i64 {share}")
+        count = len(self.graph.inputs) + len(self.graph.outputs)
+        self.arrays = [self.slot(Slot.ARRAYS + i) for i in range(count)]
+        some = self.value(f"icmp sgt i64 {images}, 0")
+        self.lines += [
+            f"  br i1 {some}, label %image, label %done",
+            "image:",
+            "  %n = phi i64 [ 0, %entry ], [ %next, %last ]",
+            f"  %round = add i64 {first_round}, %n",
+        ]
+        self.count_cycles(len(self.steps))
+        for node in nodes:
+            if node.name in self.symbols:
+                self.call(node)
+        self.lines += ["  br label %last", "last:", "  %next = add i64 %n, 1"]
+        more = self.value(f"icmp slt i64 %next, {images}")
+        self.lines += [f"  br i1 {more}, label %image, label %done", "done:"]
+        if self.x86:
+            self.lines.append(f"  call void @llvm.x86.sse.ldmxcsr(ptr {control})")
+        return "\n".join([*self.lines, "  ret void", "}", ""])
+
+    def flush_denormals(self) -> str:
+        """Sets flush-to-zero and denormals-are-zero for this call; where the old state is kept."""
+        old, new = self.value("alloca i32"), self.value("alloca i32")
+        self.lines.append(f"  call void @llvm.x86.sse.stmxcsr(ptr {old})")
+        state = self.value(f"load i32, ptr {old}")
+        flushed = self.value(f"or i32 {state}, {0x8040}")
+        self.lines.append(f"  store i32 {flushed}, ptr {new}")
+        self.lines.append(f"  call void @llvm.x86.sse.ldmxcsr(ptr {new})")
+        return old
+
+    def call(self, node: Node) -> None:
+        symbol = self.symbols[node.name]
+        program = self.programs[symbol]
+        pointers = [self.operand(node, i, name) for i, name in enumerate(node.operands)]
+        pointers += [self.place(self.graph.places[name]) for name in node.results]
+        at = 0
+        for length in program.scratch:
+            pointers.append(self.value(f"getelementptr i8, ptr {self.scratch}, i64 {at}"))
+            at += 4 * length
+        call = f"call void @{symbol}({', '.join(f'ptr {p}' for p in pointers)}"
+        self.share(call, self.steps[node.name], self.chunks(node, program))
+        self.count_cycles(self.steps[node.name])
+
+    def chunks(self, node: Node, program: Program) -> int:
+        """How many parts the step is shared out in: more than there are threads, so that one that
+        is held up does not hold up the others, but each worth its while."""
+        assert node.kernel is not None
+        worthwhile = int(node.kernel.microseconds / CHUNK_MICROSECONDS)
+        return max(1, min(worthwhile, program.width, MOST_CHUNKS))
+
+    def share(self, call: str, step: int, chunks: int) -> None:
+        """Runs the call in chunks, on whichever threads take them; all are done afterwards."""
+        all_of_it, pick, run, wait, done = (f"{n}{step}" for n in _LABELS)
+        offset = self.value(f"mul i64 {self.step_bytes}, {step}")
+        pointer = self.value(f"getelementptr i8, ptr {self.counters}, i64 {offset}")
+        self.lines += [
+            f"  br i1 %alone, label %{all_of_it}, label %{pick}",
+            f"{all_of_it}:",
+            f"  {call}, i64 0, i64 1)",
+            f"  br label %{done}",
+            f"{pick}:",
+        ]
+        chunk = self.value(
+            f"call i64 @cnnc_take(ptr {pointer}, i64 %tid, i64 %threads, i64 %round, i64 {chunks})"
+        )
+        some = self.value(f"icmp sge i64 {chunk}, 0")
+        self.lines += [
+            f"  br i1 {some}, label %{run}, label %{wait}",
+            f"{run}:",
+            f"  {call}, i64 {chunk}, i64 {chunks})",
+            f"  call void @cnnc_done(ptr {pointer})",
+            f"  br label %{pick}",
+            f"{wait}:",
+        ]
+        rounds = self.value("add i64 %round, 1")
+        target = self.value(f"mul i64 {rounds}, {chunks}")
+        self.lines += [
+            f"  call void @cnnc_wait(ptr {pointer}, i64 {target})",
+            f"  br label %{done}",
+            f"{done}:",
+        ]
+
+    def operand(self, node: Node, i: int, name: str) -> str:
+        if name in self.graph.constants:
+            offset = self.offsets[node.name, i]
+            return self.value(f"getelementptr i8, ptr {self.weights}, i64 {offset}")
+        return self.place(self.graph.places[name])
+
+    def place(self, place: Place) -> str:
+        if place.region is Region.ARENA:
+            return self.value(f"getelementptr i8, ptr {self.arena}, i64 {place.offset}")
+        index = place.offset
+        if place.region is Region.OUTPUT:
+            index += len(self.graph.inputs)
+            name = self.graph.outputs[place.offset][1]
+        else:
+            name = self.graph.inputs[index]
+        type = self.graph.types[name]
+        if not type.shape or isinstance(type.shape[0], int):
+            return self.arrays[index]
+        one = type.bind({symbol: 1 for symbol in self.graph.symbols})
+        offset = self.value(f"mul i64 %n, {one.elements * one.dtype.bytes}")
+        return self.value(f"getelementptr i8, ptr {self.arrays[index]}, i64 {offset}")
+
+    def count_cycles(self, step: int) -> None:
+        """Thread 0 notes the time after each node where a profile is asked for."""
+        wanted = self.value(f"icmp ne ptr {self.profile}, null")
+        first = self.value("icmp eq i64 %tid, 0")
+        both = self.value(f"and i1 {wanted}, {first}")
+        note, go_on = f"note{step}", f"step{step}"
+        self.lines += [f"  br i1 {both}, label %{note}, label %{go_on}", f"{note}:"]
+        now = self.value("call i64 @llvm.readcyclecounter()")
+        pointer = self.value(f"getelementptr i64, ptr {self.profile}, i64 {step}")
+        self.lines += [f"  store i64 {now}, ptr {pointer}", f"  br label %{go_on}", f"{go_on}:"]
