@@ -1,4 +1,4 @@
-"""The thread team: barriers, sharing, sleeping, forking, ending."""
+"""The thread team: chunks, sharing, sleeping, forking, ending."""
 
 from __future__ import annotations
 
@@ -24,46 +24,83 @@ from cnnc.ir.location import OptionError
 TASKS = Path("/proc/self/task")
 ARCH = native_target().triple.partition("-")[0]
 
-# `phases`: in each phase every thread notes the phase in its slot, all meet, every thread counts
-# the slots that do not hold the phase, all meet. `count`: every thread adds one.
-# The context is { phases, errors or count, then a slot of 64 bytes for each thread }.
-WORK = """
-define void @phases(i64 %tid, i64 %threads, ptr %team, ptr %context) {
+# `rounds`: in each round the threads take CHUNKS chunks; whoever has one checks that it was left by
+# the round before and marks it; when all are done, everyone checks that all are marked. `count`:
+# one round that adds one for each chunk. The context is { rounds, errors, count, first round }, at
+# byte 128 the step's counters, at byte SLOTS a mark of 64 bytes for each chunk.
+CHUNKS, SLOTS = 12, 2048
+WORK = f"""
+define void @rounds(i64 %tid, i64 %threads, ptr %team, ptr %context) {{
 entry:
-  %phases = load i64, ptr %context
+  %rounds = load i64, ptr %context
   %errors = getelementptr i64, ptr %context, i64 1
-  %slots = getelementptr i8, ptr %context, i64 64
-  %own = getelementptr [8 x i64], ptr %slots, i64 %tid
-  br label %phase
-phase:
-  %p = phi i64 [ 0, %entry ], [ %next, %meet ]
-  %next = add i64 %p, 1
+  %base_at = getelementptr i64, ptr %context, i64 3
+  %base = load i64, ptr %base_at
+  %end = add i64 %base, %rounds
+  %step = getelementptr i8, ptr %context, i64 128
+  %slots = getelementptr i8, ptr %context, i64 {SLOTS}
+  br label %round
+round:
+  %r = phi i64 [ %base, %entry ], [ %next, %meet ]
+  %next = add i64 %r, 1
+  br label %pick
+pick:
+  %c = call i64 @cnnc_take(ptr %step, i64 %tid, i64 %threads, i64 %r, i64 {CHUNKS})
+  %some = icmp sge i64 %c, 0
+  br i1 %some, label %work, label %wait
+work:
+  %own = getelementptr [8 x i64], ptr %slots, i64 %c
+  %left = load i64, ptr %own
+  %wrong = icmp ne i64 %left, %r
+  %error = zext i1 %wrong to i64
+  %ignored = atomicrmw add ptr %errors, i64 %error monotonic
   store i64 %next, ptr %own
-  call void @cnnc_barrier(ptr %team, i64 %threads)
+  call void @cnnc_done(ptr %step)
+  br label %pick
+wait:
+  %target = mul i64 %next, {CHUNKS}
+  call void @cnnc_wait(ptr %step, i64 %target)
   br label %look
 look:
-  %i = phi i64 [ 0, %phase ], [ %j, %look ]
+  %i = phi i64 [ 0, %wait ], [ %j, %look ]
   %slot = getelementptr [8 x i64], ptr %slots, i64 %i
-  %seen = load i64, ptr %slot
-  %bad = icmp ne i64 %seen, %next
-  %one = zext i1 %bad to i64
-  %ignored = atomicrmw add ptr %errors, i64 %one monotonic
+  %seen = load atomic i64, ptr %slot monotonic, align 8
+  %early = icmp slt i64 %seen, %next
+  %one = zext i1 %early to i64
+  %noted = atomicrmw add ptr %errors, i64 %one monotonic
   %j = add i64 %i, 1
-  %more = icmp ult i64 %j, %threads
+  %more = icmp ult i64 %j, {CHUNKS}
   br i1 %more, label %look, label %meet
 meet:
-  call void @cnnc_barrier(ptr %team, i64 %threads)
-  %again = icmp ult i64 %next, %phases
-  br i1 %again, label %phase, label %done
+  %again = icmp slt i64 %next, %end
+  br i1 %again, label %round, label %done
 done:
   ret void
-}
+}}
 
-define void @count(i64 %tid, i64 %threads, ptr %team, ptr %context) {
-  %sum = getelementptr i64, ptr %context, i64 1
+define void @count(i64 %tid, i64 %threads, ptr %team, ptr %context) {{
+entry:
+  %sum = getelementptr i64, ptr %context, i64 2
+  %base_at = getelementptr i64, ptr %context, i64 3
+  %r = load i64, ptr %base_at
+  %step = getelementptr i8, ptr %context, i64 128
+  br label %pick
+pick:
+  %c = call i64 @cnnc_take(ptr %step, i64 %tid, i64 %threads, i64 %r, i64 {CHUNKS})
+  %some = icmp sge i64 %c, 0
+  br i1 %some, label %work, label %done
+work:
   %ignored = atomicrmw add ptr %sum, i64 1 monotonic
+  call void @cnnc_done(ptr %step)
+  br label %pick
+done:
   ret void
-}
+}}
+"""
+DECLARE = """
+declare i64 @cnnc_take(ptr, i64, i64, i64, i64)
+declare void @cnnc_done(ptr)
+declare void @cnnc_wait(ptr, i64)
 """
 CONDITION_TRIPLE = f"{ARCH}-unknown-posix"  # names no system: threads sleep on a condition variable
 
@@ -71,8 +108,7 @@ CONDITION_TRIPLE = f"{ARCH}-unknown-posix"  # names no system: threads sleep on 
 @cache
 def loaded() -> Code:
     """The functions above, for a `Team`."""
-    declare = "declare void @cnnc_barrier(ptr, i64)\n"
-    return load_object(compile_object(declare + WORK, native_target()), team_symbols())
+    return load_object(compile_object(DECLARE + WORK, native_target()), team_symbols())
 
 
 @cache
@@ -81,12 +117,15 @@ def work(triple: str) -> Code:
     return load_object(compile_object(team_text(triple) + WORK, native_target()))
 
 
-def context(threads: int, phases: int = 0) -> ctypes.Array[ctypes.c_int64]:
-    return (ctypes.c_int64 * (8 + 8 * threads))(phases)
+Data = ctypes.Array[ctypes.c_int64]
+
+
+def context(rounds: int = 1) -> Data:
+    return (ctypes.c_int64 * (SLOTS // 8 + 8 * CHUNKS))(rounds)
 
 
 @pytest.fixture(params=["native", "condition"])
-def raw_team(request: pytest.FixtureRequest) -> Iterator[Callable[[int, int, str, int], None]]:
+def raw_team(request: pytest.FixtureRequest) -> Iterator[Callable[[int, int, str, Data], None]]:
     """`run(threads, spin_ns, function, context)` on a team of its own, without `Team`."""
     triple = native_target().triple if request.param == "native" else CONDITION_TRIPLE
     code = work(triple)
@@ -96,10 +135,11 @@ def raw_team(request: pytest.FixtureRequest) -> Iterator[Callable[[int, int, str
     destroy = ctypes.CFUNCTYPE(None, pointer)(code.address("cnnc_team_destroy"))
     made: list[int] = []
 
-    def run(threads: int, spin_ns: int, function: str, data: int) -> None:
+    def run(threads: int, spin_ns: int, function: str, data: Data) -> None:
         made.append(create(threads, spin_ns))
-        call(made[-1], code.address(function), data)
-        call(made[-1], code.address(function), data)
+        for _ in range(2):
+            call(made[-1], code.address(function), ctypes.addressof(data))
+            data[3] += data[0]
 
     yield run
     for handle in made:
@@ -107,45 +147,50 @@ def raw_team(request: pytest.FixtureRequest) -> Iterator[Callable[[int, int, str
 
 
 @pytest.mark.parametrize(
-    ("threads", "spin_ns", "phases"),
+    ("threads", "spin_ns", "rounds"),
     [(1, 0, 1000), (2, 50_000, 50_000), (2, 0, 2_000), (4, 2_000, 20_000), (4, 0, 2_000)],
 )
-def test_no_thread_passes_a_barrier_early(
-    raw_team: Callable[[int, int, str, int], None], threads: int, spin_ns: int, phases: int
+def test_every_chunk_is_done_once_in_each_round(
+    raw_team: Callable[[int, int, str, Data], None], threads: int, spin_ns: int, rounds: int
 ) -> None:
-    data = context(threads, phases)
-    raw_team(threads, spin_ns, "phases", ctypes.addressof(data))
+    data = context(rounds)
+    raw_team(threads, spin_ns, "rounds", data)
     assert data[1] == 0
-    assert [data[8 + 8 * i] for i in range(threads)] == [phases] * threads
+    assert [data[SLOTS // 8 + 8 * i] for i in range(CHUNKS)] == [2 * rounds] * CHUNKS
 
 
 @pytest.mark.parametrize("threads", [2, 4])
-def test_team_of_the_process_keeps_phases(threads: int) -> None:
-    data = context(threads, 50_000)  # two barriers each
-    team(threads).run(address("phases"), ctypes.addressof(data))
+def test_team_of_the_process_keeps_rounds(threads: int) -> None:
+    data = context(50_000)
+    team(threads).run(address("rounds"), ctypes.addressof(data))
     assert data[1] == 0
-    assert data[8 + 8 * (threads - 1)] == 50_000
+    assert data[SLOTS // 8] == 50_000
 
 
 def address(function: str) -> int:
     return loaded().address(function)
 
 
+def count(own: Team, data: Data) -> None:
+    own.run(address("count"), ctypes.addressof(data))
+    data[3] += 1
+
+
 @pytest.mark.parametrize("threads", [1, 3])
 def test_many_python_threads_take_turns(threads: int) -> None:
     shared = Team(threads)
-    data = context(threads)
+    contexts = [context() for _ in range(8)]
 
-    def calls() -> None:
+    def calls(data: Data) -> None:
         for _ in range(200):
-            shared.run(address("count"), ctypes.addressof(data))
+            count(shared, data)
 
-    callers = [threading.Thread(target=calls) for _ in range(8)]
+    callers = [threading.Thread(target=calls, args=(data,)) for data in contexts]
     for caller in callers:
         caller.start()
     for caller in callers:
         caller.join()
-    assert data[1] == 8 * 200 * threads
+    assert [data[2] for data in contexts] == [200 * CHUNKS] * 8
 
 
 def test_teams_are_shared_by_size() -> None:
@@ -160,9 +205,9 @@ def test_needs_a_thread() -> None:
 
 
 def test_idle_team_takes_no_processor_time() -> None:
-    data = context(3)
+    data = context()
     own = Team(3)
-    own.run(address("count"), ctypes.addressof(data))
+    count(own, data)
     time.sleep(0.02)
     before = time.process_time()
     time.sleep(0.3)
@@ -175,11 +220,11 @@ def test_teams_leave_no_threads() -> None:
     def threads() -> int:
         return len(list(TASKS.iterdir()))
 
-    data = context(3)
+    data = context()
     before = threads()
     for i in range(200):
         own = Team(3)
-        own.run(address("count"), ctypes.addressof(data))
+        count(own, data)
         assert threads() >= before + 2
         if i % 2:
             own.close()
@@ -189,16 +234,16 @@ def test_teams_leave_no_threads() -> None:
     while threads() > before and time.monotonic() < deadline:
         time.sleep(0.01)
     assert threads() == before
-    assert data[1] == 600
+    assert data[2] == 200 * CHUNKS
 
 
 def test_closed_team_starts_anew() -> None:
-    data = context(2)
+    data = context()
     own = Team(2)
     for _ in range(3):
-        own.run(address("count"), ctypes.addressof(data))
+        count(own, data)
         own.close()
-    assert data[1] == 6
+    assert data[2] == 3 * CHUNKS
 
 
 def script(text: str) -> subprocess.CompletedProcess[str]:
@@ -207,13 +252,14 @@ def script(text: str) -> subprocess.CompletedProcess[str]:
 import ctypes, os, sys, threading, time
 from cnnc.codegen.host import compile_object, load_object, native_target
 from cnnc.codegen.team import Team, team_symbols
-text = "declare void @cnnc_barrier(ptr, i64)" + {WORK!r}
+text = {DECLARE + WORK!r}
 code = load_object(compile_object(text, native_target()), team_symbols())
 data = (ctypes.c_int64 * 1024)()
 own = Team(3)
 def count():
     own.run(code.address("count"), ctypes.addressof(data))
-    return data[1]
+    data[3] += 1
+    return data[2] // {CHUNKS}
 """
     return subprocess.run(
         [sys.executable, "-c", start + text], capture_output=True, text=True, timeout=30
@@ -223,20 +269,20 @@ def count():
 def test_team_works_in_a_forked_child() -> None:
     done = script(
         """
-assert count() == 3
+assert count() == 1
 def long():  # holds the team while the process forks
-    phases = (ctypes.c_int64 * 64)(30000)
-    own.run(code.address("phases"), ctypes.addressof(phases))
+    rounds = (ctypes.c_int64 * 1024)(30000)
+    own.run(code.address("rounds"), ctypes.addressof(rounds))
 runner = threading.Thread(target=long)
 runner.start()
 child = os.fork()
 if child == 0:
-    assert count() == 6 and count() == 9
+    assert count() == 2 and count() == 3
     sys.exit(7)  # the child ends the way programs do, finalizers included
 _, status = os.waitpid(child, 0)
 assert os.waitstatus_to_exitcode(status) == 7, status
 runner.join()
-assert count() == 6
+assert count() == 2
 print("fine")
 """
     )
@@ -245,14 +291,14 @@ print("fine")
 
 def test_program_ends_with_workers_asleep() -> None:
     done = script("print(count())")
-    assert (done.returncode, done.stdout, done.stderr) == (0, "3\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "1\n", "")
 
 
 def test_program_ends_while_a_daemon_thread_runs() -> None:
     done = script(
         """
-phases = (ctypes.c_int64 * 64)(1 << 40)
-run = lambda: own.run(code.address("phases"), ctypes.addressof(phases))
+rounds = (ctypes.c_int64 * 1024)(1 << 40)
+run = lambda: own.run(code.address("rounds"), ctypes.addressof(rounds))
 threading.Thread(target=run, daemon=True).start()
 time.sleep(0.1)
 print("leaving")
@@ -278,7 +324,7 @@ print(count(), len(os.listdir("/proc/self/task")))
     )
     assert "cannot start 999 threads" in done.stdout
     assert "help: ask for fewer threads" in done.stdout
-    assert done.stdout.endswith("6 3\n"), done.stderr
+    assert done.stdout.endswith("2 3\n"), done.stderr
 
 
 @pytest.mark.parametrize("triple", ["aarch64-unknown-linux-gnu", "arm64-apple-darwin24"])
