@@ -32,7 +32,8 @@ def load_cnnc(request: dict[str, Any], x: Any) -> Run:
         sizes=request["sizes"],
         exact=request.get("exact", False),
     )
-    return lambda: model(x)
+    name, first = model.inputs[0].name, model.outputs[0].name
+    return lambda: model.run({name: x})[first]
 
 
 def load_onnxruntime(request: dict[str, Any], x: Any) -> Run:

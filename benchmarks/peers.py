@@ -31,7 +31,7 @@ from cnnc.report import table
 
 WORKER = Path(__file__).parent / "peer_worker.py"
 PEERS = ("onnxruntime", "openvino")
-SIZES = {"unet": {"H": 256, "W": 256}}
+SIZES = {"unet": {"H": 256, "W": 256}, "yolo_body": {"H": 320, "W": 320}}
 
 
 @dataclass(frozen=True, slots=True)
