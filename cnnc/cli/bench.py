@@ -13,7 +13,7 @@ from cnnc.cli.settings import (
     json_option,
     quiet_option,
 )
-from cnnc.cli.terminal import progress, show_error, show_json, show_table
+from cnnc.cli.terminal import progress, show_error, show_json, show_table, show_warning
 
 if TYPE_CHECKING:
     from cnnc.cli.measure import Layer, Result
@@ -42,9 +42,11 @@ def bench(
 ) -> None:
     """Compile MODEL, then compare native code with the NumPy reference.
 
-    Both run on the same seeded input. Times are medians, native and reference runs taking turns;
-    the peak of the processor's multiply-adds is measured in the same run. The exit code is 1 if
-    the largest error exceeds a thousandth of the output's range.
+    Both run on the same seeded input, the reference with as many threads as NumPy's BLAS takes,
+    whatever --threads says. Times are medians, native and reference runs taking turns. The peak of
+    the processor's multiply-adds is measured in the same run, and (on Linux) what other processes
+    take during the native runs: threads that wait for each other suffer much from one busy
+    neighbour. The exit code is 1 if the largest error exceeds a thousandth of the output's range.
 
     GFLOP/s count the operations of the definition: Winograd does with fewer, so that a layer may
     pass 100 % of the peak. Predicted times assume that the threads share the work evenly.
@@ -71,6 +73,11 @@ def bench(
         show_json(_data(report, result, rows))
     else:
         _show(report, result, rows)
+    if result.is_disturbed:
+        show_warning(
+            f"other processes took {result.foreign_cores:.2f} cores during the native runs: "
+            "these times say little about the machine or the model"
+        )
     if not result.is_right:
         show_error(f"error: the answers differ by more than {TOLERANCE:g} of the output's range")
         context.exit(1)
@@ -84,6 +91,7 @@ def _data(report: Report, result: Result, layers: tuple[Layer, ...]) -> dict[str
         "gflops": result.gflops,
         "peak_fraction": result.peak_fraction,
         "is_right": result.is_right,
+        "is_disturbed": result.is_disturbed,
     }
     data = {"compile": report.json(), "result": {**asdict(result), **derived}}
     return data | ({"layers": [asdict(layer) for layer in layers]} if layers else {})

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import nan
+from pathlib import Path
 from statistics import median
-from time import perf_counter, sleep
+from time import perf_counter, process_time
 
 import numpy as np
 
@@ -24,8 +26,9 @@ Outputs = dict[str, Array]
 TOLERANCE = 1e-3  # of the output's range
 _REFERENCE_SECONDS = 3.0  # within them the reference may run more than once
 _REFERENCE_RUNS = 5  # at most
-_SETTLE_SECONDS = 0.05  # so long the threads of NumPy's BLAS may spin after their work
+_NATIVE_SECONDS = 0.1  # of native runs in a turn, at least: the system counts in 10 ms
 _PEAK_SECONDS = 0.1
+_FOREIGN = 0.1  # cores
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,12 @@ class Result:
     peak_gflops: float  # of all threads
     max_abs_error: float
     max_rel_error: float  # of the output's range
+    foreign_cores: float | None  # taken by other processes during the native runs, if known
+
+    @property
+    def is_disturbed(self) -> bool:
+        """Whether other processes took so much that the times do not count."""
+        return self.foreign_cores is not None and self.foreign_cores > _FOREIGN
 
     @property
     def speed_up(self) -> float:
@@ -96,15 +105,17 @@ def measure(graph: Graph, model: CompiledModel, batch: int, repeats: int) -> Res
     error, relative = errors(wanted, model.run(inputs))
     del wanted
     rounds = max(1, min(_REFERENCE_RUNS, repeats, int(_REFERENCE_SECONDS / first)))
-    reference, native = [first], []
+    reference, windows = [first], list[tuple[float, float | None]]()
+    native: list[float] = []
     out = {name: np.empty_like(array) for name, array in model.run(inputs).items()}
     for turn in range(rounds):
         if turn:
             reference.append(_timed(lambda: evaluate(graph, inputs))[1])
-        sleep(_SETTLE_SECONDS)
-        for _ in range(3):
-            model.run(inputs, out)  # the reference has emptied the caches
-        native += [_timed(lambda: model.run(inputs, out))[1] for _ in range(-(-repeats // rounds))]
+        model.run(inputs, out)  # the reference has emptied the caches
+        window = _Window()
+        while window.seconds < _NATIVE_SECONDS or len(native) * rounds < repeats * (turn + 1):
+            native.append(_timed(lambda: model.run(inputs, out))[1])
+        windows.append(window.close())
     return Result(
         batch=batch,
         threads=model.threads,
@@ -118,6 +129,7 @@ def measure(graph: Graph, model: CompiledModel, batch: int, repeats: int) -> Res
         peak_gflops=measure_peak(_PEAK_SECONDS) * model.threads,
         max_abs_error=error,
         max_rel_error=relative,
+        foreign_cores=_foreign(windows),
     )
 
 
@@ -173,6 +185,42 @@ def _error(wanted: Array, found: Array) -> tuple[float, float]:
     extent = float(np.ptp(finite)) if finite.size else 0.0
     scale = extent or float(np.max(np.abs(finite), initial=0.0)) or 1.0  # a constant output
     return error, error / scale
+
+
+class _Window:
+    """A stretch of time, and the processor time that went by in it."""
+
+    def __init__(self) -> None:
+        self._start, self._used = perf_counter(), _used_by_others()
+
+    @property
+    def seconds(self) -> float:
+        """How long it has lasted."""
+        return perf_counter() - self._start
+
+    def close(self) -> tuple[float, float | None]:
+        """(seconds, processor seconds of other processes, if known)."""
+        now, before = _used_by_others(), self._used
+        return self.seconds, None if now is None or before is None else now - before
+
+
+def _used_by_others() -> float | None:
+    """Processor seconds of all other processes so far; None where the system does not tell."""
+    try:
+        first = Path("/proc/stat").read_text(encoding="ascii").splitlines()[0]
+    except OSError:
+        return None
+    user, nice, system, _, _, interrupt, soft, steal = map(int, first.split()[1:9])
+    ticks = user + nice + system + interrupt + soft + steal
+    return ticks / os.sysconf("SC_CLK_TCK") - process_time()
+
+
+def _foreign(windows: Sequence[tuple[float, float | None]]) -> float | None:
+    """How many cores other processes took on average."""
+    used = [other for _, other in windows if other is not None]
+    if len(used) < len(windows):
+        return None
+    return max(sum(used), 0.0) / sum(seconds for seconds, _ in windows)
 
 
 def _timed(function: Callable[[], Outputs]) -> tuple[Outputs, float]:

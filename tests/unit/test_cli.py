@@ -227,6 +227,33 @@ def test_errors(wanted: list[float], found: list[float], absolute: float, relati
     assert measure.errors(array(wanted), array(found)) == (absolute, relative)
 
 
+@pytest.mark.skipif(not Path("/proc/stat").exists(), reason="the system does not count")
+def test_busy_neighbours_are_measured() -> None:
+    loop = "import time\nend = time.time() + 30\nwhile time.time() < end: pass"
+    neighbour = subprocess.Popen([sys.executable, "-c", loop])
+    try:
+        window = measure._Window()
+        while window.seconds < 0.5:
+            pass
+        seconds, others = window.close()
+    finally:
+        neighbour.kill()
+        neighbour.wait()
+    assert others is not None and others > 0.2 * seconds
+
+
+@pytest.mark.parametrize(
+    "foreign, expected", [(None, ""), (0.02, ""), (0.9, "other processes took 0.90 cores")]
+)
+def test_bench_warns_of_a_disturbed_run(
+    tiny: str, monkeypatch: pytest.MonkeyPatch, foreign: float | None, expected: str
+) -> None:
+    monkeypatch.setattr(measure, "_foreign", lambda windows: foreign)
+    result = call("bench", tiny, "-q", "--repeats", "1")
+    assert result.exit_code == 0 and expected in result.stderr
+    assert bool(result.stderr) is bool(expected)
+
+
 @pytest.mark.parametrize("found", [[np.nan, 1.0], [np.inf, 1.0]])
 def test_a_new_nan_is_never_right(found: list[float]) -> None:
     wanted = {"y": np.array([0.0, 1.0], np.float32)}
