@@ -36,6 +36,7 @@ from cnnc.ir.loops import (
     Var,
     When,
 )
+from cnnc.ir.target import Target
 
 Register = tuple[str, tuple[int, ...]]
 Place = tuple[str, int]  # an SSA name and the depth of the scope it was computed in
@@ -50,9 +51,14 @@ class _Scope:
     known: dict[object, str] = field(default_factory=dict)  # computed here: key -> SSA name
 
 
-def emit_function(program: Program, symbol: str) -> tuple[str, set[str]]:
-    """LLVM text of `void @symbol(ptr buffers..., i64 tid, i64 threads)` and what it declares."""
-    emitter = _Emitter(program, symbol)
+def emit_function(
+    program: Program, symbol: str, target: Target | None = None
+) -> tuple[str, set[str]]:
+    """LLVM text of `void @symbol(ptr buffers..., i64 tid, i64 threads)` and what it declares.
+
+    With a `target`, instructions that only it has may be used.
+    """
+    emitter = _Emitter(program, symbol, target)
     return emitter.function(), emitter.declared
 
 
@@ -71,8 +77,11 @@ def float_text(number: float) -> str:
 
 
 class _Emitter:
-    def __init__(self, program: Program, symbol: str) -> None:
+    def __init__(self, program: Program, symbol: str, target: Target | None) -> None:
         self.program = program
+        self.avx512 = (
+            target is not None and target.triple.startswith("x86_64") and target.vector_bytes == 64
+        )
         self.symbol = symbol
         self.count = 0
         self.scopes: list[_Scope] = [_Scope("entry")]
@@ -295,6 +304,8 @@ class _Emitter:
                 )
             case "less":
                 return self.select(apply.lanes, "olt", *args)
+            case "reciprocal":
+                return self.reciprocal(args[0], apply.lanes)
             case "pow2":
                 return self.pow2(args[0], apply.lanes)
         raise AssertionError(f"unknown function {apply.function}")
@@ -304,6 +315,20 @@ class _Emitter:
         type, bits = vector_type(lanes), "i1" if lanes == 1 else f"<{lanes} x i1>"
         condition = self.value_line(f"fcmp {order} {type} {a}, {b}")
         return self.value_line(f"select {bits} {condition}, {type} {then}, {type} {other}")
+
+    def reciprocal(self, x: str, lanes: int) -> str:
+        """A division, or where there is an estimate of 14 bits one step of Newton's method."""
+        type = vector_type(lanes)
+        if not (self.avx512 and lanes == 16):
+            return self.value_line(f"fdiv {type} {self.constant(1.0, lanes)}, {x}")
+        typed = [(type, x), (type, "zeroinitializer"), ("i16", "-1")]
+        name = "x86.avx512.rcp14.ps.512"
+        estimate = self.value_line(self.intrinsic(name, type, *typed))
+        minus = self.value_line(f"fneg {type} {x}")
+        terms = [(type, minus), (type, estimate), (type, self.constant(1.0, lanes))]
+        error = self.value_line(self.intrinsic("fmuladd.v16f32", type, *terms))
+        terms = [(type, estimate), (type, error), (type, estimate)]
+        return self.value_line(self.intrinsic("fmuladd.v16f32", type, *terms))
 
     def pow2(self, power: str, lanes: int) -> str:
         type = vector_type(lanes)

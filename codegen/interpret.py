@@ -178,6 +178,8 @@ def _apply(function: str, args: Sequence[Floats]) -> Floats:
             return np.abs(a)
         case "sqrt":
             return np.sqrt(a)
+        case "reciprocal":
+            return np.float32(1) / a
         case "pow2":
             whole = (a == np.rint(a)) & (a >= -126) & (a <= 127)
             power = np.where(whole, a, 0).astype(np.int32)

@@ -56,7 +56,7 @@ Progress = Callable[[str, int, int], None]
 def build_module(graph: Graph, target: Target, progress: Progress | None = None) -> NativeModule:
     """Programs, LLVM text and packed weights of a planned graph with its memory plan."""
     report = progress or (lambda what, done, total: None)
-    functions = _Functions()
+    functions = _Functions(target)
     for i, node in enumerate(graph.nodes):
         site = graph.site(node, target)
         assert node.kernel is not None, "build_module takes a planned graph"
@@ -90,7 +90,8 @@ def _attributes(target: Target) -> str:
 class _Functions:
     """The distinct loop programs and their LLVM text."""
 
-    def __init__(self) -> None:
+    def __init__(self, target: Target) -> None:
+        self.target = target
         self.programs: dict[str, Program] = {}
         self.symbols: dict[str, str] = {}
         self.texts: list[str] = []
@@ -108,7 +109,7 @@ class _Functions:
     def _emit(self, program: Program, node: Node) -> str:
         if program not in self._by_program:
             symbol = self._symbol(program, node)
-            text, declared = emit_function(program, symbol)
+            text, declared = emit_function(program, symbol, self.target)
             self.texts.append(text.replace("define void", "define internal void", 1))
             self.declarations |= declared
             self.programs[symbol] = program

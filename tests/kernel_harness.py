@@ -122,7 +122,7 @@ def run_interpreted(
 
 def compile_program(program: Program, target: Target) -> bytes:
     """Object code of a program whose symbol is `kernel`."""
-    text, declared = emit_function(program, "kernel")
+    text, declared = emit_function(program, "kernel", target)
     attributes = f'attributes #0 = {{ nounwind "prefer-vector-width"="{8 * target.vector_bytes}" }}'
     return compile_object("\n".join([*sorted(declared), text, attributes, ""]), target)
 
