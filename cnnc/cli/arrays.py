@@ -78,6 +78,12 @@ def _split(spec: str, types: Mapping[str, TensorType]) -> tuple[str | None, str]
 def _read(what: str, name: str, type: TensorType) -> Array:
     suffix = Path(what).suffix.lower()
     if what in GENERATED:
+        open_dims = [d.name for d in type.shape if not isinstance(d, int)]
+        if open_dims:
+            sizes = " ".join(f"--size {name}=..." for name in open_dims)
+            raise InputError(
+                Diagnostic(f"how large is `{name}`? it is {type}", help=f"say {sizes}")
+            )
         if what == "random":
             return random_inputs({name: type})[name]
         return np.zeros(type.dims, type.dtype.numpy)

@@ -56,14 +56,15 @@ def bench(
       cnnc bench resnet50
       cnnc bench mobilenet_v2 --threads 1 --layers
     """
+    from cnnc.cli.graphs import load_bound
     from cnnc.cli.measure import TOLERANCE, measure, profile
-    from cnnc.driver import build, finish, load_graph
+    from cnnc.driver import build, finish
     from cnnc.options import Options
 
     options = Options.of(**settings)
     with progress(quiet) as say:
         say("parsing")
-        graph = load_graph(model, options)
+        graph, options = load_bound(model, options)
         compiled = finish(build(graph, options, say), say)
         say("measuring")
         result = measure(graph, compiled, batch, repeats)

@@ -4,8 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from cnnc.driver import load_graph
 from cnnc.ir.graph import Graph
 from cnnc.ir.types import Dim, TensorType
+from cnnc.options import Options
+
+
+def load_bound(model: str, options: Options) -> tuple[Graph, Options]:
+    """The portable graph with its sizes put in, and the options that remain for `build`."""
+    return load_graph(model, options), options.model_copy(update={"sizes": {}})
 
 
 def batch_symbols(graph: Graph) -> frozenset[str]:

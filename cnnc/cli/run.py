@@ -59,8 +59,8 @@ def run(
       cnnc run unet --size H=256 --size W=256 --input image=random --output mask.npz
     """
     from cnnc.cli.arrays import read_inputs, write_outputs
-    from cnnc.cli.graphs import input_types
-    from cnnc.driver import build, finish, load_graph
+    from cnnc.cli.graphs import input_types, load_bound
+    from cnnc.driver import build, finish
     from cnnc.ir.location import InputError
     from cnnc.options import Options
     from cnnc.runtime.inputs import check_inputs
@@ -70,7 +70,7 @@ def run(
         raise InputError(f"outputs are written as .npz, not to `{output}`")
     with progress(quiet) as say:
         say("parsing")
-        graph = load_graph(model, options)
+        graph, options = load_bound(model, options)
         inputs = read_inputs(specs, input_types(graph, batch))
         check_inputs(input_types(graph), inputs)  # before the long part
         outputs = finish(build(graph, options, say), say).run(inputs)

@@ -362,6 +362,16 @@ def test_check_names_open_sizes(tmp_path: Path) -> None:
     assert "GFLOP" in good("check", str(path), "--size", "H=8")
 
 
+@pytest.mark.parametrize(
+    "args", [("compile",), ("bench", "--repeats", "1"), ("run", "--input", "random")]
+)
+def test_sizes_arrive(tmp_path: Path, args: tuple[str, ...]) -> None:
+    path = tmp_path / "open.cnn"
+    path.write_text(OPEN, encoding="utf-8")
+    good(args[0], str(path), "--size", "H=8", "-q", *args[1:])
+    assert "--size H=" in bad(1, args[0], str(path), "-q", *args[1:])
+
+
 def test_check_names_what_runs_in_numpy(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
     kernels = {name: kernel for name, kernel in KERNELS.items() if name != "softmax"}
     monkeypatch.setattr(driver, "KERNELS", kernels)
@@ -403,7 +413,7 @@ def test_interrupt_is_quiet(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(driver, "load_graph", interrupted)
+    monkeypatch.setattr(driver, "build", interrupted)
     result = call("compile", tiny, "-q")
     assert result.exit_code == 130 and not result.output
 
