@@ -11,7 +11,6 @@ from cnnc.passes.plan_memory import PlanMemory
 from cnnc.passes.recognise_activations import RecogniseActivations
 from cnnc.passes.remove_dead import RemoveDead
 from cnnc.passes.remove_identities import RemoveIdentities
-from cnnc.passes.separate_outputs import SeparateOutputs
 
 PASSES: dict[str, type[Pass]] = {
     step.name: step
@@ -24,7 +23,6 @@ PASSES: dict[str, type[Pass]] = {
         FoldPad,
         FuseEpilogue,
         FuseElementwise,
-        SeparateOutputs,
         ChooseKernels,
         PlanMemory,
     )
@@ -34,7 +32,7 @@ PASSES: dict[str, type[Pass]] = {
 # and its convolution may go away.
 PIPELINES: dict[str, str] = {
     "portable": "remove-dead,fold-constants,remove-identities,recognise-activations,"
-    "fold-batch-norm,fold-pad,fuse-epilogue,fuse-elementwise,separate-outputs",
+    "fold-batch-norm,fold-pad,fuse-epilogue,fuse-elementwise",
     "planned": "choose-kernels,plan-memory",
     "default": "portable,planned",
 }

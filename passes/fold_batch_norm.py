@@ -1,7 +1,7 @@
 """fold-batch-norm: turns batch normalisation into weights, or into a product and a sum.
 
-At inference batch_norm(x) = s * x + t for two constants a channel. With conv for `conv2d` and
-`dense` alike:
+At inference batch_norm(x) = s * x + t for two constants a channel. With conv for `conv2d`,
+`conv_transpose2d` and `dense` alike:
 
     batch_norm(conv(x, w, b)) = conv(x, s * w, s * b + t)
     conv(batch_norm(x), w, b) = conv(x, w * s, b + w * t)      sums over the input channels
@@ -15,6 +15,7 @@ At inference batch_norm(x) = s * x + t for two constants a channel. With conv fo
 | batch norm before a convolution without padding    | into its weights                       |
 | ... with padding, t = 0 in every channel           | into its weights: zeros stay zeros     |
 | ... with padding, t != 0 somewhere                 | product and sum: the border would be t |
+| ... before a transposed convolution                | as if padded: t would be spread too    |
 | ... where batch norm is read elsewhere, an output  | product and sum                        |
 | weights that another convolution shares            | new weights for this one               |
 | a folded weight is infinite or NaN                 | product and sum                        |
@@ -34,20 +35,21 @@ import numpy as np
 
 from cnnc.ir.graph import Builder, Graph, Node
 from cnnc.ir.op import Array
-from cnnc.ir.ops import Add, BatchNorm, Conv2d, Dense, Mul
+from cnnc.ir.ops import Add, BatchNorm, Linear, Mul
 from cnnc.passes.base import Context, Pass, apply_rules, merge_locations
 
 
 def fold_into_producer(builder: Builder, node: Node) -> bool:
     """batch_norm(conv(x, w, b)) = conv(x, s * w, s * b + t)"""
     conv = builder.producer(node.operands[0])
-    if conv is None or not isinstance(conv.op, Conv2d | Dense) or conv.op.epilogue:
+    if conv is None or not isinstance(conv.op, Linear) or conv.op.epilogue:
         return False
     found, parameters = _scale_shift(builder, node), _parameters(builder, conv)
     if found is None or parameters is None or not builder.used_once(conv.name):
         return False
     (scale, shift), (weight, bias) = found, parameters
-    weight = weight * scale.reshape((-1,) + (1,) * (weight.ndim - 1))
+    split = conv.op.grouped(weight)
+    split *= scale.reshape(*split.shape[:2], 1, 1)
     operands = _constants(builder, conv, weight, bias * scale + shift)
     if operands is None:
         return False
@@ -59,7 +61,7 @@ def fold_into_producer(builder: Builder, node: Node) -> bool:
 
 def fold_into_consumer(builder: Builder, node: Node) -> bool:
     """conv(batch_norm(x), w, b) = conv(x, w * s, b + w * t), where the border stays what it is"""
-    if not isinstance(node.op, Conv2d | Dense):
+    if not isinstance(node.op, Linear):
         return False
     norm = builder.producer(node.operands[0])
     if norm is None or not builder.used_once(norm.name):
@@ -68,14 +70,12 @@ def fold_into_consumer(builder: Builder, node: Node) -> bool:
     if found is None or parameters is None:
         return False
     (scale, shift), (weight, bias) = found, parameters
-    padded = isinstance(node.op, Conv2d) and any(node.op.pad)
-    if padded and np.any(shift != 0):
+    if node.op.bordered and np.any(shift != 0):
         return False
-    groups = node.op.groups if isinstance(node.op, Conv2d) else 1
-    # [groups, outputs of one, inputs of one, taps] against one number for each group and input.
-    split = weight.reshape(groups, weight.shape[0] // groups, weight.shape[1], -1)
-    bias = bias + (split * shift.reshape(groups, 1, -1, 1)).sum(axis=(2, 3)).reshape(-1)
-    weight = (split * scale.reshape(groups, 1, -1, 1)).reshape(weight.shape)
+    split = node.op.grouped(weight)
+    inputs = (split.shape[0], 1, split.shape[2], 1)
+    bias = bias + (split * shift.reshape(inputs)).sum(axis=(2, 3)).reshape(-1)
+    split *= scale.reshape(inputs)
     own = _constants(builder, node, weight, bias)
     if own is None:
         return False
@@ -112,19 +112,20 @@ def _scale_shift(builder: Builder, node: Node) -> tuple[Array, Array] | None:
 
 
 def _parameters(builder: Builder, conv: Node) -> tuple[Array, Array] | None:
-    """(weight, bias) in float64, if they are constants; a missing bias is zero."""
-    assert isinstance(conv.op, Conv2d | Dense)
+    """Copies of (weight, bias) in float64, if they are constants; a missing bias is zero."""
+    assert isinstance(conv.op, Linear)
     own, _ = conv.op.split(conv.operands)
     arrays = [builder.constants.get(name) for name in own[1:]]
     if any(array is None for array in arrays):
         return None
-    weight, *rest = (np.asarray(array, np.float64) for array in arrays)
-    return weight, rest[0] if rest else np.zeros(weight.shape[0])
+    weight, *rest = (np.array(array, np.float64, order="C") for array in arrays)
+    outputs = conv.op.grouped(weight).shape[:2]
+    return weight, rest[0] if rest else np.zeros(outputs[0] * outputs[1])
 
 
 def _constants(builder: Builder, conv: Node, weight: Array, bias: Array) -> Sequence[str] | None:
     """`conv`'s operands with a new weight and bias; None if those are not all finite."""
-    assert isinstance(conv.op, Conv2d | Dense)
+    assert isinstance(conv.op, Linear)
     own, extras = conv.op.split(conv.operands)
     dtype = builder.types[own[1]].dtype.numpy
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):

@@ -24,7 +24,7 @@ from typing import ClassVar
 
 from cnnc.ir.graph import Builder, Node
 from cnnc.ir.op import Binary, Fusable, Op, Step, Unary
-from cnnc.ir.ops import Add, Conv2d, Dense, Mul, Pointwise, Sub
+from cnnc.ir.ops import Add, Linear, Mul, Pointwise, Sub
 from cnnc.passes.base import Rule, RulePass, merge_locations
 
 
@@ -73,13 +73,13 @@ def absorb_bias(builder: Builder, node: Node) -> bool:
     a, b = node.operands
     for value, other in [(a, b), (b, a)] if isinstance(node.op, Add) else [(a, b)]:
         anchor, array = builder.producer(value), builder.constants.get(other)
-        if anchor is None or array is None or not isinstance(anchor.op, Conv2d | Dense):
+        if anchor is None or array is None or not isinstance(anchor.op, Linear):
             continue
         if anchor.op.epilogue or len(anchor.operands) != 2 or not builder.used_once(value):
             continue
-        channels = builder.types[anchor.operands[1]].dims[:1]
-        per_channel = (*channels, 1, 1) if isinstance(anchor.op, Conv2d) else channels
-        same_type = builder.types[value] == builder.types[node.name]
+        result = builder.types[value]
+        per_channel = (result.shape[1], *(1,) * (result.rank - 2))
+        same_type = result == builder.types[node.name]
         if same_type and array.shape in (per_channel, (1, *per_channel)):
             bias = array.reshape(-1) if isinstance(node.op, Add) else -array.reshape(-1)
             name = builder.constant(builder.fresh(f"{other}.bias"), bias)

@@ -4,12 +4,12 @@ dropout(x) = x                            pad{pad=[0,0,0,0]}(x) = x
 max_pool2d, avg_pool2d{window=[1,1]}(x) = x, with stride 1 and no padding
 upsample{scale=[1,1]}(x) = x              concat(x) = x
 flatten(x), reshape(x) = x                if the shape stays
-global_avg_pool{keep}(x) = x              if the map is 1x1
+global_avg_pool{keep}(x) = x              if the map is 1x1; likewise global_max_pool
 mul(x, 1), div(x, 1) = x                  if broadcasting does not enlarge x
 add(x, 0), sub(x, 0) = x                  likewise; up to the sign of a zero
 relu(f(x)) = f(x)                         if f is relu, relu6, sigmoid or hsigmoid
 flatten(reshape(x)) = flatten(x)          and all such pairs, if the result is the same
-flatten(global_avg_pool{keep}(x)) = global_avg_pool(x)
+flatten(global_avg_pool{keep}(x)) = global_avg_pool(x), and likewise
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from cnnc.ir.ops import (
     Div,
     Dropout,
     Flatten,
-    GlobalAvgPool,
+    GlobalPool2d,
     HardSigmoid,
     MaxPool2d,
     Mul,
@@ -57,7 +57,7 @@ def _is_identity(op: Op, operands: int) -> bool:
             return op.window == (1, 1) and not any(op.pad)
         case Upsample():
             return op.scale == (1, 1)
-        case GlobalAvgPool():
+        case GlobalPool2d():
             return op.keep and not op.epilogue
         case Concat():
             return operands == 1
@@ -115,10 +115,10 @@ def merge_reshapes(builder: Builder, node: Node) -> bool:
     return True
 
 
-def flatten_mean(builder: Builder, node: Node) -> bool:
+def flatten_pool(builder: Builder, node: Node) -> bool:
     """flatten(global_avg_pool{keep}(x)) = global_avg_pool(x)"""
     pool = builder.producer(node.operands[0])
-    if pool is None or not isinstance(pool.op, GlobalAvgPool) or not pool.op.keep:
+    if pool is None or not isinstance(pool.op, GlobalPool2d) or not pool.op.keep:
         return False
     # Extra operands of the epilogue would have to be flattened too.
     if pool.op.extras or not isinstance(node.op, Flatten | Reshape):
@@ -150,5 +150,5 @@ class RemoveIdentities(RulePass):
         remove_neutral,
         remove_second_relu,
         merge_reshapes,
-        flatten_mean,
+        flatten_pool,
     )
