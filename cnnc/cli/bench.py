@@ -45,7 +45,7 @@ def bench(
     Both run on the same seeded input, the reference with as many threads as NumPy's BLAS takes,
     whatever --threads says. Times are medians, native and reference runs taking turns. The peak of
     the processor's multiply-adds is measured in the same run, and (on Linux) what other processes
-    take during the native runs: threads that wait for each other suffer much from one busy
+    take during the runs: threads that wait for each other suffer much from one busy
     neighbour. The exit code is 1 if the largest error exceeds a thousandth of the output's range.
 
     GFLOP/s count the operations of the definition: Winograd does with fewer, so that a layer may
@@ -76,7 +76,7 @@ def bench(
         _show(report, result, rows)
     if result.is_disturbed:
         show_warning(
-            f"other processes took {result.foreign_cores:.2f} cores during the native runs: "
+            f"other processes took {result.foreign_cores:.2f} cores during the runs: "
             "these times say little about the machine or the model"
         )
     if not result.is_right:

@@ -47,7 +47,7 @@ class Result:
     peak_gflops: float  # of all threads
     max_abs_error: float
     max_rel_error: float  # of the output's range
-    foreign_cores: float | None  # taken by other processes during the native runs, if known
+    foreign_cores: float | None  # taken by other processes during the runs, if known
 
     @property
     def is_disturbed(self) -> bool:
@@ -101,21 +101,25 @@ def measure(graph: Graph, model: CompiledModel, batch: int, repeats: int) -> Res
         InputError: the model's batch is fixed to another number.
     """
     inputs = batch_inputs(graph, batch)
+    watch = _Window()
     wanted, first = _timed(lambda: evaluate(graph, inputs))
+    slow = [watch.close()]  # what went by during the reference runs, and the native ones
     error, relative = errors(wanted, model.run(inputs))
     del wanted
     rounds = max(1, min(_REFERENCE_RUNS, repeats, int(_REFERENCE_SECONDS / first)))
-    reference, windows = [first], list[tuple[float, float | None]]()
+    reference, fast = [first], list[tuple[float, float | None]]()
     native: list[float] = []
     out = {name: np.empty_like(array) for name, array in model.run(inputs).items()}
     for turn in range(rounds):
         if turn:
+            watch = _Window()
             reference.append(_timed(lambda: evaluate(graph, inputs))[1])
+            slow.append(watch.close())
         model.run(inputs, out)  # the reference has emptied the caches
         window = _Window()
         while window.seconds < _NATIVE_SECONDS or len(native) * rounds < repeats * (turn + 1):
             native.append(_timed(lambda: model.run(inputs, out))[1])
-        windows.append(window.close())
+        fast.append(window.close())
     return Result(
         batch=batch,
         threads=model.threads,
@@ -129,7 +133,7 @@ def measure(graph: Graph, model: CompiledModel, batch: int, repeats: int) -> Res
         peak_gflops=measure_peak(_PEAK_SECONDS) * model.threads,
         max_abs_error=error,
         max_rel_error=relative,
-        foreign_cores=_foreign(windows),
+        foreign_cores=_foreign(slow, fast),
     )
 
 
@@ -215,12 +219,15 @@ def _used_by_others() -> float | None:
     return ticks / os.sysconf("SC_CLK_TCK") - process_time()
 
 
-def _foreign(windows: Sequence[tuple[float, float | None]]) -> float | None:
-    """How many cores other processes took on average."""
-    used = [other for _, other in windows if other is not None]
-    if len(used) < len(windows):
-        return None
-    return max(sum(used), 0.0) / sum(seconds for seconds, _ in windows)
+def _foreign(*kinds: Sequence[tuple[float, float | None]]) -> float | None:
+    """How many cores other processes took on average, in that kind of window where it was more."""
+    found = []
+    for windows in kinds:
+        used = [other for _, other in windows if other is not None]
+        if len(used) < len(windows):
+            return None
+        found.append(max(sum(used), 0.0) / sum(seconds for seconds, _ in windows))
+    return max(found)
 
 
 def _timed(function: Callable[[], Outputs]) -> tuple[Outputs, float]:

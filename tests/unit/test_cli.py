@@ -242,13 +242,20 @@ def test_busy_neighbours_are_measured() -> None:
     assert others is not None and others > 0.2 * seconds
 
 
+def test_either_side_disturbed_counts() -> None:
+    quiet, busy = [(1.0, 0.0), (1.0, 0.0)], [(1.0, 0.5), (1.0, 0.7)]
+    assert measure._foreign(quiet, quiet) == 0.0
+    assert measure._foreign(quiet, busy) == measure._foreign(busy, quiet) == pytest.approx(0.6)
+    assert measure._foreign(quiet, [(1.0, None)]) is None
+
+
 @pytest.mark.parametrize(
     "foreign, expected", [(None, ""), (0.02, ""), (0.9, "other processes took 0.90 cores")]
 )
 def test_bench_warns_of_a_disturbed_run(
     tiny: str, monkeypatch: pytest.MonkeyPatch, foreign: float | None, expected: str
 ) -> None:
-    monkeypatch.setattr(measure, "_foreign", lambda windows: foreign)
+    monkeypatch.setattr(measure, "_foreign", lambda *windows: foreign)
     result = call("bench", tiny, "-q", "--repeats", "1")
     assert result.exit_code == 0 and expected in result.stderr
     assert bool(result.stderr) is bool(expected)
