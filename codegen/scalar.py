@@ -1,9 +1,9 @@
 """What each elementwise op computes on a vector: the table SCALAR, and the functions behind it.
 
 exp is a polynomial of degree 6 after reduction to |r| <= ln(2) / 2: at most 1 ulp from the true
-value, and zero below 1.7e-38; tanh, sigmoid and silu follow from it with at most 3 ulp where no
-step of theirs falls below the smallest normal number. The others round as NumPy does. NaN and Inf
-come out as NumPy's do.
+value, and zero below 1.7e-38; tanh, sigmoid, silu and elu follow from it with at most 3 ulp where
+no step of theirs falls below the smallest normal number. The others round as NumPy does. NaN and
+Inf come out as NumPy's do.
 """
 
 from __future__ import annotations
@@ -13,16 +13,24 @@ from collections.abc import Callable
 from cnnc.ir.loops import Constant, ProgramBuilder, Value, apply, fma
 from cnnc.ir.op import Elementwise, Op
 from cnnc.ir.ops import (
+    Abs,
     Add,
+    Clip,
     Div,
+    Elu,
+    Exp,
     HardSigmoid,
     HardSwish,
     LeakyRelu,
+    Max,
+    Min,
     Mul,
+    Neg,
     Relu,
     Relu6,
     Sigmoid,
     Silu,
+    Sqrt,
     Sub,
     Tanh,
 )
@@ -44,7 +52,23 @@ TANH_ODD = (
 def exp(p: ProgramBuilder, x: Value) -> Value:
     """e ** x."""
     x = p.bind("x", x)
-    clamped = p.bind("x", apply("min", 88.8, apply("max", EXP_LOWEST, x)))
+    n, rest = _reduce(p, x)
+    # 2 ** n as 2 * 2 ** (n - 1): n reaches 128 just below overflow, and -125 at the low end.
+    scaled = p.bind("e", (rest + 1.0) * 2.0 * apply("pow2", n - 1.0))
+    low = p.bind("e", apply("less", x, EXP_LOWEST, 0.0, scaled))
+    return apply("less", 88.72284, x, float("inf"), low)
+
+
+def _expm1(p: ProgramBuilder, x: Value) -> Value:
+    """e ** x - 1 for x <= 0, without the cancellation near zero."""
+    n, rest = _reduce(p, p.bind("x", x))
+    power = p.bind("power", apply("pow2", n))
+    return fma(p.bind("rest", rest), power, power - 1.0)
+
+
+def _reduce(p: ProgramBuilder, x: Value, highest: float = 88.8) -> tuple[Value, Value]:
+    """(n, q) with e ** x = 2 ** n * (1 + q) for a whole n, |q| < 0.42; x is kept in range."""
+    clamped = p.bind("x", apply("min", highest, apply("max", EXP_LOWEST, x)))
     n = p.bind("n", (clamped * 1.4426950408889634 + ROUNDER) - ROUNDER)
     r = p.bind(
         "r", fma(n, Constant(n.lanes, -LN2_LOW), fma(n, Constant(n.lanes, -LN2_HIGH), clamped))
@@ -52,16 +76,16 @@ def exp(p: ProgramBuilder, x: Value) -> Value:
     series: Value = Constant(r.lanes, EXP_SERIES[0])
     for coefficient in EXP_SERIES[1:]:
         series = fma(series, r, Constant(r.lanes, coefficient))
-    power = fma(series, p.bind("rr", r * r), r) + 1.0
-    # 2 ** n as 2 * 2 ** (n - 1): n reaches 128 just below overflow, and -125 at the low end.
-    scaled = p.bind("e", power * 2.0 * apply("pow2", n - 1.0))
-    low = p.bind("e", apply("less", x, EXP_LOWEST, 0.0, scaled))
-    return apply("less", 88.72284, x, float("inf"), low)
+    return n, fma(series, p.bind("rr", r * r), r)
 
 
 def sigmoid(p: ProgramBuilder, x: Value) -> Value:
-    """1 / (1 + exp(-x))."""
-    return apply("div", 1.0, exp(p, -x) + 1.0)
+    """1 / (1 + exp(-x)), zero where that is below the smallest normal number."""
+    x = p.bind("x", x)
+    n, rest = _reduce(p, p.bind("x", -x), 88.0)
+    power = p.bind("power", apply("pow2", n))
+    value = apply("reciprocal", fma(p.bind("rest", rest), power, power) + 1.0)
+    return apply("less", x, -87.33654, 0.0, p.bind("value", value))
 
 
 def tanh(p: ProgramBuilder, x: Value) -> Value:
@@ -81,6 +105,12 @@ def tanh(p: ProgramBuilder, x: Value) -> Value:
 def _leaky_relu(op: LeakyRelu, p: ProgramBuilder, x: Value) -> Value:
     x = p.bind("x", x)
     return apply("less", x, 0.0, x * op.alpha, x)
+
+
+def _elu(op: Elu, p: ProgramBuilder, x: Value) -> Value:
+    x = p.bind("x", x)
+    below = p.bind("below", _expm1(p, apply("min", 0.0, x)) * op.alpha)
+    return apply("less", 0.0, x, x, below)
 
 
 def _hard_sigmoid(p: ProgramBuilder, x: Value) -> Value:
@@ -109,10 +139,18 @@ SCALAR: dict[type[Op], Scalar] = {
     Silu: lambda op, p, x: _silu(p, x),
     HardSigmoid: lambda op, p, x: _hard_sigmoid(p, x),
     HardSwish: lambda op, p, x: _hard_swish(p, x),
+    Elu: _elu,
+    Clip: lambda op, p, x: apply("min", op.high, apply("max", op.low, x)),
+    Abs: lambda op, p, x: apply("abs", x),
+    Neg: lambda op, p, x: -x,
+    Exp: lambda op, p, x: exp(p, x),
+    Sqrt: lambda op, p, x: apply("sqrt", x),
     Add: lambda op, p, a, b: a + b,
     Sub: lambda op, p, a, b: a - b,
     Mul: lambda op, p, a, b: a * b,
     Div: lambda op, p, a, b: a / b,
+    Max: lambda op, p, a, b: apply("maximum", a, b),
+    Min: lambda op, p, a, b: -apply("maximum", -a, -b),
 }
 
 

@@ -16,9 +16,12 @@ from cnnc.ir.op import Fusable, Op
 from cnnc.ir.ops import (
     AvgPool2d,
     BatchNorm,
+    Clip,
     Concat,
     Conv2d,
-    GlobalAvgPool,
+    ConvTranspose2d,
+    Elu,
+    GlobalPool2d,
     LeakyRelu,
     MaxPool2d,
     Pad,
@@ -70,6 +73,26 @@ def _conv2d(op: Op, x: Doubles, weight: Doubles, bias: Doubles | None = None) ->
     return y
 
 
+def _conv_transpose2d(op: Op, x: Doubles, weight: Doubles, bias: Doubles | None = None) -> Doubles:
+    assert isinstance(op, ConvTranspose2d)
+    n, c, h, w = x.shape
+    _, per_group, kh, kw = weight.shape
+    (top, left, bottom, right), (down, across) = op.pad, op.stride
+    oh = (h - 1) * down + op.dilation[0] * (kh - 1) + 1 + op.output_padding[0] - top - bottom
+    ow = (w - 1) * across + op.dilation[1] * (kw - 1) + 1 + op.output_padding[1] - left - right
+    y = np.zeros((n, per_group * op.groups, oh, ow))
+    for b, k, r, s in np.ndindex(x.shape):
+        first = k // (c // op.groups) * per_group
+        for o, i, j in np.ndindex(per_group, kh, kw):
+            row = r * down + i * op.dilation[0] - top
+            column = s * across + j * op.dilation[1] - left
+            if 0 <= row < oh and 0 <= column < ow:
+                y[b, first + o, row, column] += x[b, k, r, s] * weight[k, o, i, j]
+    for o in range(y.shape[1]):
+        y[:, o] += 0.0 if bias is None else bias[o]
+    return y
+
+
 def _dense(op: Op, x: Doubles, weight: Doubles, bias: Doubles | None = None) -> Doubles:
     y = np.zeros((x.shape[0], weight.shape[0]))
     for b, o in np.ndindex(y.shape):
@@ -114,12 +137,16 @@ def _pool(op: Op, x: Doubles) -> Doubles:
     return y
 
 
-def _global_avg_pool(op: Op, x: Doubles) -> Doubles:
-    assert isinstance(op, GlobalAvgPool)
+def _global_pool(op: Op, x: Doubles) -> Doubles:
+    assert isinstance(op, GlobalPool2d)
     n, c, h, w = x.shape
     y = np.zeros((n, c))
     for b, k in np.ndindex(y.shape):
-        y[b, k] = sum(x[b, k, i, j] for i in range(h) for j in range(w)) / (h * w)
+        found = [x[b, k, i, j] for i in range(h) for j in range(w)]
+        if op.name == "global_avg_pool":
+            y[b, k] = sum(found) / (h * w)
+        else:
+            y[b, k] = math.nan if any(map(math.isnan, found)) else max(found)
     return y.reshape(n, c, 1, 1) if op.keep else y
 
 
@@ -253,6 +280,20 @@ def _leaky_relu(op: Op, x: float) -> float:
     return x if x >= 0 else op.alpha * x
 
 
+def _elu(op: Op, x: float) -> float:
+    assert isinstance(op, Elu)
+    return x if x > 0 else op.alpha * math.expm1(x)
+
+
+def _clip(op: Op, x: float) -> float:
+    assert isinstance(op, Clip)
+    return _clamp(x, op.low, op.high)
+
+
+def _extreme(pick: Callable[..., float]) -> Callable[..., float]:
+    return lambda op, a, b: math.nan if math.isnan(a) or math.isnan(b) else pick(a, b)
+
+
 _ELEMENTS: Mapping[str, Callable[..., float]] = {
     "relu": lambda op, x: _clamp(x, 0, math.inf),
     "relu6": lambda op, x: _clamp(x, 0, 6),
@@ -262,20 +303,30 @@ _ELEMENTS: Mapping[str, Callable[..., float]] = {
     "silu": lambda op, x: x * _sigmoid(op, x),
     "hsigmoid": _hard_sigmoid,
     "hswish": lambda op, x: x * _hard_sigmoid(op, x),
+    "elu": _elu,
+    "clip": _clip,
+    "abs": lambda op, x: x if x > 0 else 0.0 - x,
+    "neg": lambda op, x: -x,
+    "exp": lambda op, x: np.exp(x),
+    "sqrt": lambda op, x: math.nan if x < 0 else math.sqrt(x),
     "add": lambda op, a, b: a + b,
     "sub": lambda op, a, b: a - b,
     "mul": lambda op, a, b: a * b,
     "div": lambda op, a, b: np.float64(a) / np.float64(b),
+    "max": _extreme(max),
+    "min": _extreme(min),
 }
 
 NAIVE: Mapping[str, Callable[..., Doubles]] = {
     "conv2d": _conv2d,
+    "conv_transpose2d": _conv_transpose2d,
     "dense": _dense,
     "batch_norm": _batch_norm,
     "softmax": _softmax,
     "max_pool2d": _pool,
     "avg_pool2d": _pool,
-    "global_avg_pool": _global_avg_pool,
+    "global_avg_pool": _global_pool,
+    "global_max_pool": _global_pool,
     "pointwise": _same,
     "concat": _concat,
     "flatten": _flatten,

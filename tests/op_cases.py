@@ -26,13 +26,19 @@ from cnnc.ir.ops import (
     Add,
     AvgPool2d,
     BatchNorm,
+    Clip,
     Concat,
     Conv2d,
+    ConvTranspose2d,
     Dense,
     Div,
     Dropout,
+    Elu,
+    Exp,
     Flatten,
     GlobalAvgPool,
+    GlobalMaxPool,
+    GlobalPool2d,
     LeakyRelu,
     MaxPool2d,
     Mul,
@@ -42,6 +48,7 @@ from cnnc.ir.ops import (
     Resampling,
     Reshape,
     Softmax,
+    Sqrt,
     Sub,
     Upsample,
 )
@@ -125,9 +132,20 @@ class _Draw:
         sizes = self.random.uniform(0.5, 2, shape) * self.random.choice((-1, 1), shape)
         return np.asarray(sizes, np.float32)
 
+    def attributes(self, kind: type[Unary]) -> Unary:
+        """A unary op of that kind."""
+        if kind is LeakyRelu:
+            return LeakyRelu(alpha=self.one_of((0.01, 0.3)))
+        if kind is Elu:
+            return Elu(alpha=self.one_of((1.0, 0.3)))
+        if kind is Clip:
+            return Clip(low=self.one_of((-math.inf, -0.5)), high=self.one_of((math.inf, 0.7)))
+        return kind()
+
     def unary(self) -> Unary:
-        op = self.one_of([op for op in OPS.values() if issubclass(op, Unary)])
-        return LeakyRelu(alpha=self.one_of((0.1, 0.01))) if op is LeakyRelu else op()
+        """A step of an epilogue; none that makes much of small differences."""
+        kinds = [op for op in OPS.values() if issubclass(op, Unary) and op not in (Exp, Sqrt)]
+        return self.attributes(self.one_of(kinds))
 
     def thinned(self, shape: Shape) -> Shape:
         """A shape that broadcasts to `shape`."""
@@ -186,6 +204,33 @@ def _conv2d(d: _Draw) -> Case:
     return d.with_epilogue(op, (*own, d.normal(out)) if d.yes() else tuple(own))
 
 
+def _conv_transpose2d(d: _Draw) -> Case:
+    kernel = d.pair(1, d.limits.kernel) if d.yes() else (d.one_of((2, 4)),) * 2
+    stride, dilation = d.pair(1, 4), d.pair(1, 3) if d.yes() else (1, 1)
+    groups = 1 if d.yes() else d.integer(2, min(8, d.limits.channels))
+    per_group, out = (d.integer(1, max(d.channels() // groups, 1)) for _ in range(2))
+    more = tuple(d.integer(0, max(s, e) - 1) for s, e in zip(stride, dilation, strict=True))
+    n = d.batch()
+    cost = max(n, 1) * groups * out * max(per_group * math.prod(kernel), math.prod(stride))
+    rows, columns = d.sides(cost)
+    op = ConvTranspose2d(
+        stride=stride, dilation=dilation, groups=groups, output_padding=(more[0], more[1])
+    )
+    x, weight = (
+        d.normal(n, groups * per_group, rows, columns),
+        d.normal(groups * per_group, out, *kernel),
+    )
+    whole = op.infer(*types((x, weight))).dims[2:]
+    top, left = (d.integer(0, min(3, size - 1)) for size in whole)
+    bottom, right = (
+        d.integer(0, min(3, size - 1 - before))
+        for size, before in zip(whole, (top, left), strict=True)
+    )
+    op = replace(op, pad=(top, left, bottom, right))
+    own = (x, weight)
+    return d.with_epilogue(op, (*own, d.normal(groups * out)) if d.yes() else own)
+
+
 def _border(d: _Draw, most: tuple[int, int]) -> Border:
     return tuple(d.integer(0, most[axis % 2]) for axis in range(4))  # type: ignore[return-value]
 
@@ -216,6 +261,10 @@ def _pool(d: _Draw, kind: type[MaxPool2d | AvgPool2d]) -> Case:
     return op, (x,)
 
 
+def _global_pool(d: _Draw, kind: type[GlobalPool2d]) -> Case:
+    return d.with_epilogue(kind(keep=d.yes()), (d.normal(*d.image()),))
+
+
 def _batch_norm(d: _Draw) -> Case:
     x = d.normal(*d.any_shape((4, 2, 3)))
     c = x.shape[1]
@@ -230,8 +279,7 @@ def _softmax(d: _Draw) -> Case:
 
 
 def _unary(d: _Draw, kind: type[Unary]) -> Case:
-    op = LeakyRelu(alpha=d.one_of((0.01, 0.3))) if kind is LeakyRelu else kind()
-    return op, (3 * d.normal(*d.any_shape()),)
+    return d.attributes(kind), (3 * d.normal(*d.any_shape()),)
 
 
 def _binary(d: _Draw, kind: type[Binary]) -> Case:
@@ -277,12 +325,14 @@ def _upsample(d: _Draw) -> Case:
 
 _FAMILIES: Mapping[type[Op], Callable[[_Draw], Case]] = {
     Conv2d: _conv2d,
+    ConvTranspose2d: _conv_transpose2d,
     Dense: _dense,
     BatchNorm: _batch_norm,
     Softmax: _softmax,
     MaxPool2d: lambda d: _pool(d, MaxPool2d),
     AvgPool2d: lambda d: _pool(d, AvgPool2d),
-    GlobalAvgPool: lambda d: d.with_epilogue(GlobalAvgPool(keep=d.yes()), (d.normal(*d.image()),)),
+    GlobalAvgPool: lambda d: _global_pool(d, GlobalAvgPool),
+    GlobalMaxPool: lambda d: _global_pool(d, GlobalMaxPool),
     Pointwise: lambda d: d.with_epilogue(Pointwise(), (d.normal(*d.any_shape()),)),
     Concat: _concat,
     Flatten: lambda d: (Flatten(), (d.normal(*d.any_shape()),)),

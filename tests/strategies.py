@@ -26,14 +26,20 @@ from cnnc.ir.ops import (
     Add,
     AvgPool2d,
     BatchNorm,
+    Clip,
     Concat,
     Conv2d,
+    ConvTranspose2d,
     Dense,
     Div,
     Dropout,
+    Exp,
     Flatten,
     GlobalAvgPool,
+    GlobalMaxPool,
+    GlobalPool2d,
     LeakyRelu,
+    Linear,
     MaxPool2d,
     Mul,
     Pad,
@@ -42,6 +48,7 @@ from cnnc.ir.ops import (
     Reshape,
     Sigmoid,
     Softmax,
+    Sqrt,
     Sub,
     Upsample,
 )
@@ -51,9 +58,10 @@ Draw = st.DrawFn
 Use = tuple[Op, tuple[Shape, ...]]  # an op and the shapes of its operands after the first
 
 BATCH = Sym("N")
+_STEEP = (Exp, Sqrt)  # make so much of small differences that networks are better without
 _UNARY = tuple(
-    op for op in OPS.values() if issubclass(op, Unary) and op is not LeakyRelu
-)  # LeakyRelu has an attribute to draw
+    op for op in OPS.values() if issubclass(op, Unary) and op not in (LeakyRelu, Clip, *_STEEP)
+)  # LeakyRelu and Clip have attributes to draw
 
 
 def sizes(x: TensorType) -> tuple[int, ...]:
@@ -73,7 +81,8 @@ def _border(draw: Draw, high: tuple[int, int]) -> tuple[int, int, int, int]:
 def unary(draw: Draw) -> Unary:
     """Any unary op."""
     if draw(st.booleans()):
-        return LeakyRelu(alpha=draw(st.sampled_from([0.01, 0.2])))
+        ramps = [LeakyRelu(alpha=0.01), LeakyRelu(alpha=0.2), Clip(low=-0.5), Clip(high=0.7)]
+        return draw(st.sampled_from(ramps))
     return draw(st.sampled_from(_UNARY))()
 
 
@@ -114,6 +123,29 @@ def _conv2d(draw: Draw, x: TensorType) -> Use:
     return _epilogue(draw, op, own, x)
 
 
+def _conv_transpose2d(draw: Draw, x: TensorType) -> Use:
+    channels, rows, columns = sizes(x)
+    groups = draw(st.sampled_from([g for g in range(1, channels + 1) if channels % g == 0]))
+    per_group = draw(st.integers(1, 3 if groups < 3 else 1))
+    dilation, stride, kernel = _pair(draw, 1, 2), _pair(draw, 1, 3), _pair(draw, 1, 3)
+    more, pad = [], []
+    for d, s, k, size in zip(dilation, stride, kernel, (rows, columns), strict=True):
+        more.append(draw(st.integers(0, max(s, d) - 1)))
+        whole = (size - 1) * s + d * (k - 1) + 1 + more[-1]
+        before = draw(st.integers(0, min(2, whole - 1)))
+        pad.append((before, draw(st.integers(0, min(2, whole - 1 - before)))))
+    op = ConvTranspose2d(
+        stride=stride,
+        pad=(pad[0][0], pad[1][0], pad[0][1], pad[1][1]),
+        dilation=dilation,
+        groups=groups,
+        output_padding=(more[0], more[1]),
+    )
+    own: tuple[Shape, ...] = ((channels, per_group, *kernel),)
+    own += ((groups * per_group,),) if draw(st.booleans()) else ()
+    return _epilogue(draw, op, own, x)
+
+
 def _dense(draw: Draw, x: TensorType) -> Use:
     out = draw(st.integers(1, 4))
     own: tuple[Shape, ...] = ((out, *sizes(x)),)
@@ -144,8 +176,8 @@ def _pool(kind: type[MaxPool2d] | type[AvgPool2d], draw: Draw, x: TensorType) ->
     return op, ()
 
 
-def _global_avg_pool(draw: Draw, x: TensorType) -> Use:
-    return _epilogue(draw, GlobalAvgPool(keep=draw(st.booleans())), (), x)
+def _global_pool(kind: type[GlobalPool2d], draw: Draw, x: TensorType) -> Use:
+    return _epilogue(draw, kind(keep=draw(st.booleans())), (), x)
 
 
 def _pointwise(draw: Draw, x: TensorType) -> Use:
@@ -181,9 +213,11 @@ def _upsample(draw: Draw, x: TensorType) -> Use:
 
 _SPATIAL: dict[str, Callable[[Draw, TensorType], Use]] = {
     "conv2d": _conv2d,
+    "conv_transpose2d": _conv_transpose2d,
     "max_pool2d": lambda draw, x: _pool(MaxPool2d, draw, x),
     "avg_pool2d": lambda draw, x: _pool(AvgPool2d, draw, x),
-    "global_avg_pool": _global_avg_pool,
+    "global_avg_pool": lambda draw, x: _global_pool(GlobalAvgPool, draw, x),
+    "global_max_pool": lambda draw, x: _global_pool(GlobalMaxPool, draw, x),
     "pad": _pad,
     "upsample": _upsample,
 }
@@ -299,14 +333,15 @@ class _Network:
             return ["scale", shift, "zero" if shift == "zero" else "mean", "variance"]
         if isinstance(op, Binary) and self.draw(st.integers(0, 3)) == 0:
             return ["zero" if isinstance(op, Add | Sub) else "one"] * count
-        first = ["weight"] if isinstance(op, Conv2d | Dense) else []
+        first = ["weight"] if isinstance(op, Linear) else []
         return (first + ["factor"] * count)[:count]
 
     # -- moves ---------------------------------------------------------------------------------
 
     def single(self, x: str) -> str:
         """Any op with constants."""
-        names = [n for n in DRAWN_OPS if n != "concat" and fits(n, self.type(x).rank)]
+        left_out = ("concat", *(op.name for op in _STEEP))
+        names = [n for n in DRAWN_OPS if n not in left_out and fits(n, self.type(x).rank)]
         return self.use(self.draw(st.sampled_from(names)), x)
 
     def combine(self, x: str) -> str:

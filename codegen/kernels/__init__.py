@@ -2,6 +2,8 @@
 
 from cnnc.codegen.kernels.conv_direct import DirectConv
 from cnnc.codegen.kernels.conv_general import GeneralConv
+from cnnc.codegen.kernels.conv_transpose import TransposedConv
+from cnnc.codegen.kernels.conv_transpose_general import GeneralTransposedConv
 from cnnc.codegen.kernels.conv_winograd import WinogradConv
 from cnnc.codegen.kernels.dense import DenseKernel
 from cnnc.codegen.kernels.depthwise import Depthwise
@@ -21,6 +23,8 @@ KERNELS: dict[str, type[Kernel]] = {
         WinogradConv,
         Depthwise,
         GeneralConv,
+        TransposedConv,
+        GeneralTransposedConv,
         DenseKernel,
         PointwiseKernel,
         SoftmaxKernel,

@@ -123,18 +123,20 @@ def finish(
     extras: Sequence[View],
     *place: Place,
     count: int = 0,
+    spacing: int = 1,
 ) -> Value:
     """The epilogue applied to the value at `place` of the result.
 
-    The value is a vector along the result's innermost axis (the channels of a block, or the last
-    dimension), of which the first `count` lanes (0: all) are elements of the result.
+    The value is a vector along the result's innermost axis (the channels of a block, or every
+    `spacing`-th place of the last dimension); its first `count` lanes (0: all) are elements of the
+    result.
     """
     rest = iter(extras)
     for step in steps_of(site):
         taken = None
         if step.takes_operand:
             view = next(rest)
-            stride = 1 if varies_inside(view, site.result) else 0
+            stride = spacing if varies_inside(view, site.result) else 0
             offset = view.broadcast_at(*place)
             taken = p.load(view.buffer, offset, value.lanes, stride, count)
         value = emit_scalar(step.op, p, *step.arrange(value, taken))
@@ -164,6 +166,15 @@ def multiply_add(
         pixel = p.bind("p", p.load(source, offset, acc.lanes, stride=0))
         for b, vector in enumerate(vectors):
             p.set(acc[b, r, q], fma(vector, pixel, acc[b, r, q]))
+
+
+def set_bias(p: ProgramBuilder, acc: TileRef, bias: View, block: Index) -> None:
+    """Starts a tile of [channel block, ...] with the bias; `block` is its first block."""
+    blocks, rows, columns = acc.shape
+    with p.unroll("b", blocks) as b:
+        value = p.bind("bias", p.load(bias.buffer, (block + b) * acc.lanes, acc.lanes))
+        with p.unroll("r", rows) as r, p.unroll("q", columns) as q:
+            p.set(acc[b, r, q], value)
 
 
 def varies_inside(view: View, result: TensorType) -> bool:
@@ -209,6 +220,26 @@ def blocked(array: Array, block: int) -> Array:
     padded = np.zeros((n, count * block, h, w), array.dtype)
     padded[:, :c] = array
     return padded.reshape(n, count, block, h, w).transpose(0, 1, 3, 4, 2)
+
+
+def pack_bias(array: Array, lanes: int) -> Array:
+    """[channel block][lane], the lanes past the last channel zero."""
+    return np.pad(array, (0, -array.size % lanes))
+
+
+def pack_panels(panels: Array, source: int) -> Array:
+    """Weights [panel, block, lane, channel, kh, kw] in the order in which tiles read them.
+
+    That is [panel][channel block][kh][kw][channel][block][lane], the input's blocks having `source`
+    channels and the last one what is left.
+    """
+    count, b, lanes, channels, kh, kw = panels.shape
+    parts = []
+    for first, blocks, width in channel_counts(channels, source):
+        part = panels[:, :, :, first * source : first * source + blocks * width]
+        part = part.reshape(count, b, lanes, blocks, width, kh, kw)
+        parts.append(part.transpose(0, 3, 5, 6, 4, 1, 2).reshape(count, -1))
+    return np.concatenate(parts, axis=1)
 
 
 def pack_extra(array: Array, block: int) -> Array:

@@ -21,9 +21,12 @@ from cnnc.codegen.kernels.common import (
     extras_fit,
     finish,
     multiply_add,
+    pack_bias,
     pack_extra,
+    pack_panels,
     pieces,
     residuals,
+    set_bias,
     split,
     views,
     window_halo,
@@ -33,6 +36,7 @@ from cnnc.ir.kernel import NO_HALO, Halo, Kernel, Site
 from cnnc.ir.loops import Index, Program, ProgramBuilder, TileRef
 from cnnc.ir.op import Array
 from cnnc.ir.ops import Conv2d
+from cnnc.ir.target import Target
 from cnnc.ir.types import DType
 
 ORDERS = ("weights", "pixels")
@@ -64,7 +68,7 @@ class DirectConv(Kernel):
         oh, ow = site.result.dims[2:]
         sources = [lanes] if op.groups > 1 or channels >= 2 * lanes else [1, lanes]
         for source in sources:
-            for tile in _tiles(blocks, oh, ow, site.target.registers):
+            for tile in register_tiles(blocks, oh, ow, site.target.registers):
                 for order in ORDERS:
                     yield cls(tile=tile, order=order, source=source)
 
@@ -96,12 +100,7 @@ class DirectConv(Kernel):
         for _, h, hs in pieces(shape.oh, rows):
             for _, w, ws in pieces(shape.ow, columns):
                 pixels = h * w
-                work = b * pixels / target.fma_per_cycle
-                latency = 4.0  # a register is used again no sooner than this
-                loads = (b + pixels) / target.load_per_cycle
-                stream = b * target.vector_bytes / target.l2_bytes_per_cycle
-                step = max(work, latency, loads, stream)
-                total += hs * ws * (steps * step + 3 * b * pixels + 30)
+                total += hs * ws * tile_cycles(target, b, pixels, steps)
                 tiles += hs * ws
         total *= groups * shape.n
         weights = panel * groups
@@ -123,25 +122,16 @@ class DirectConv(Kernel):
         if operand == 1:
             return self.pack_weight(site, array)
         if operand < len(own):
-            blocks = -(-array.size // lanes)
-            return np.pad(array, (0, blocks * lanes - array.size))
+            return pack_bias(array, lanes)
         return pack_extra(array, lanes)
 
     def pack_weight(self, site: Site, weight: Array) -> Array:
         """[group of blocks][channel block][kh][kw][channel][block][lane], edges exact."""
         lanes, b = site.target.lanes, self.tile[0]
-        shape = _Shape.of(site)
         out, per_group, kh, kw = weight.shape
         padded = np.zeros((-(-out // lanes) * lanes, per_group, kh, kw), weight.dtype)
         padded[:out] = weight
-        panels = padded.reshape(-1, b, lanes, per_group, kh, kw)
-        parts = []
-        for first, count, width in channel_counts(shape.channels, self.source):
-            start = first * self.source
-            part = panels[:, :, :, start : start + count * width]
-            part = part.reshape(len(panels), b, lanes, count, width, kh, kw)
-            parts.append(part.transpose(0, 3, 5, 6, 4, 1, 2).reshape(len(panels), -1))
-        return np.concatenate(parts, axis=1)
+        return pack_panels(padded.reshape(-1, b, lanes, per_group, kh, kw), self.source)
 
     # -- program -----------------------------------------------------------------------------
 
@@ -188,18 +178,27 @@ def _fits(site: Site, lanes: int) -> bool:
     return op.groups == 1 or (per_group % lanes == 0 and out // op.groups % lanes == 0)
 
 
-def _tiles(blocks: int, oh: int, ow: int, registers: int) -> Iterator[tuple[int, int, int]]:
+def register_tiles(blocks: int, oh: int, ow: int, registers: int) -> Iterator[tuple[int, int, int]]:
     """Register tiles that fill the registers without spilling, for each way to group blocks."""
     for b in range(1, min(blocks, 6) + 1):
         if blocks % b:
             continue
-        # The accumulators, the smaller operand held, one of the other in flight.
-        most = max(p for p in range(1, registers) if b * p + min(b, p) + 1 <= registers)
+        # The accumulators, the weights held, one pixel in flight.
+        most = max(p for p in range(1, registers) if b * p + b + 1 <= registers)
         columns = pieces(ow, most)[0][1]
         yield b, 1, columns
         rows = min(most // columns, oh)
         if rows > 1:
             yield b, pieces(oh, rows)[0][1], columns
+
+
+def tile_cycles(target: Target, blocks: int, pixels: int, steps: int) -> float:
+    """Predicted cycles of a register tile that takes `steps` input elements for each pixel."""
+    work = blocks * pixels / target.fma_per_cycle
+    latency = 4.0  # a register is used again no sooner than this
+    loads = (blocks + pixels) / target.load_per_cycle
+    stream = blocks * target.vector_bytes / target.l2_bytes_per_cycle
+    return steps * max(work, latency, loads, stream) + 3 * blocks * pixels + 30
 
 
 class _Writer:
@@ -260,11 +259,7 @@ class _Writer:
         p, b = self.p, self.kernel.tile[0]
         acc = p.tile("acc", (b, height, width), self.lanes)
         if self.bias is not None:
-            with p.unroll("b", b) as i:
-                start = (group * b + i) * self.lanes
-                value = p.bind("bias", p.load(self.bias.buffer, start, self.lanes))
-                with p.unroll("r", height) as r, p.unroll("q", width) as q:
-                    p.set(acc[i, r, q], value)
+            set_bias(p, acc, self.bias, group * b)
         self.accumulate(acc, image, group, row, column)
         with p.unroll("b", b) as i, p.unroll("r", height) as r, p.unroll("q", width) as q:
             place = (image, group * b + i, row + r, column + q)

@@ -24,6 +24,7 @@ from cnnc.codegen.kernels.common import (
 from cnnc.ir.kernel import NO_HALO, Halo, Kernel, Site
 from cnnc.ir.loops import Index, Program, ProgramBuilder, TileRef, fma
 from cnnc.ir.ops import Conv2d
+from cnnc.ir.target import Target
 from cnnc.ir.types import DType
 
 MOST_CHANNELS = 16  # in a tile; more would lengthen the code and win little
@@ -40,7 +41,9 @@ class GeneralConv(Kernel):
     @classmethod
     def candidates(cls, site: Site) -> Iterable[GeneralConv]:
         if _fits(site):
-            for tile in _tiles(site):
+            assert isinstance(site.op, Conv2d)
+            _, out, oh, ow = site.result.dims
+            for tile in register_tiles(out // site.op.groups, oh, ow, site.target):
                 yield cls(tile=tile)
 
     def halo(self, site: Site, operand: int) -> Halo:
@@ -117,18 +120,20 @@ def _shares(total: int, most: int) -> Iterator[tuple[int, int, int, int]]:
         number += times
 
 
-def _tiles(site: Site) -> Iterator[tuple[int, int, int]]:
-    """Register tiles of one to four vectors of a few rows, with all the channels that fit."""
-    assert isinstance(site.op, Conv2d)
-    out, (oh, ow) = site.result.dims[1], site.result.dims[2:]
-    most = -(-ow // site.target.lanes)
-    for rows in (1, 2, 4):
+def register_tiles(
+    channels: int, rows: int, columns: int, target: Target
+) -> Iterator[tuple[int, int, int]]:
+    """Tiles (channels, rows, vectors) for maps of that size: one to four vectors of a few rows,
+    with all the channels that fit into the registers.
+    """
+    most = -(-columns // target.lanes)
+    for high in (1, 2, 4):
         for vectors in (1, 2, 4):
-            held = rows * vectors
-            if held > 4 or rows > oh or vectors > most:
+            held = high * vectors
+            if held > 4 or high > rows or vectors > most:
                 continue
-            channels = min((site.target.registers - 1) // held - 1, MOST_CHANNELS)
-            yield pieces(out // site.op.groups, channels)[0][1], rows, vectors
+            fit = min((target.registers - 1) // held - 1, MOST_CHANNELS)
+            yield pieces(channels, fit)[0][1], high, vectors
 
 
 class _Writer:

@@ -24,6 +24,7 @@ from cnnc.codegen.kernels.common import (
     extras_fit,
     finish,
     multiply_add,
+    pack_bias,
     pack_extra,
     pieces,
     residuals,
@@ -157,8 +158,7 @@ class WinogradConv(Kernel):
         if operand == 1:
             return self.pack_weight(array, lanes)
         if operand < len(own):
-            blocks = -(-array.size // lanes)
-            return np.pad(array, (0, blocks * lanes - array.size))
+            return pack_bias(array, lanes)
         return pack_extra(array, lanes)
 
     def pack_weight(self, weight: Array, lanes: int) -> Array:
@@ -198,7 +198,7 @@ def _fits(site: Site) -> bool:
 
 def _columns(depth: int, registers: int) -> int:
     """How many tiles fit in the registers beside `depth` weight vectors."""
-    return max(c for c in range(1, registers) if depth * c + min(depth, c) + 1 <= registers)
+    return max(c for c in range(1, registers) if depth * c + depth + 1 <= registers)
 
 
 class _Writer:

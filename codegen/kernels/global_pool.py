@@ -1,7 +1,7 @@
-"""The mean over whole maps, with an epilogue.
+"""The mean or the maximum over whole maps, with an epilogue.
 
-Blocked input: a vector of channels at a time, added up over the places of the map in several sums.
-Plain input: vectors along each map, added up over lanes in the end. The order of summation follows
+Blocked input: a vector of channels at a time, over the places of the map into several registers.
+Plain input: vectors along each map, combined over lanes in the end. The order of summation follows
 from the shape of a map and whether it has a border.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import reduce
+from math import inf
 from typing import ClassVar
 
 from cnnc.codegen.kernels.common import (
@@ -25,17 +26,27 @@ from cnnc.codegen.kernels.common import (
 )
 from cnnc.codegen.kernels.rows import cut, repeat, walk, within
 from cnnc.ir.kernel import Kernel, Site
-from cnnc.ir.loops import Index, Program, ProgramBuilder, Reduce, TileRef, Value
+from cnnc.ir.loops import (
+    Constant,
+    Index,
+    Program,
+    ProgramBuilder,
+    Read,
+    Reduce,
+    TileRef,
+    Value,
+    apply,
+)
 from cnnc.ir.op import Array
-from cnnc.ir.ops import GlobalAvgPool
+from cnnc.ir.ops import GlobalAvgPool, GlobalPool2d
 from cnnc.ir.types import DType
 
-SUMS = 8  # independent sums
+PARTS = 8  # independent sums or maxima
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GlobalPool(Kernel):
-    """Global average pooling of an input with this `block`."""
+    """Global pooling of an input with this `block`."""
 
     name: ClassVar[str] = "global_pool"
     block: int
@@ -43,7 +54,7 @@ class GlobalPool(Kernel):
     @classmethod
     def candidates(cls, site: Site) -> Iterable[GlobalPool]:
         types = (*site.operands, *site.results)
-        fits = isinstance(site.op, GlobalAvgPool) and all(t.dtype is DType.F32 for t in types)
+        fits = isinstance(site.op, GlobalPool2d) and all(t.dtype is DType.F32 for t in types)
         if not fits or site.constant[0] or 0 in site.result.shape:
             return
         for block in (site.target.lanes, 1):
@@ -107,39 +118,64 @@ class _Writer:
         return (h, w) if any(self.x.type.layout.halo) else (1, h * w)
 
     @property
-    def places(self) -> int:
-        """The elements of a map."""
+    def averages(self) -> bool:
+        """Whether this is a mean, not a maximum."""
+        return isinstance(self.site.op, GlobalAvgPool)
+
+    @property
+    def function(self) -> str:
+        """What combines two elements."""
+        return "add" if self.averages else "maximum"
+
+    def parts(self, lanes: int) -> TileRef:
+        """Registers that hold what combining starts from."""
+        p = self.p
+        parts = p.tile("parts", (PARTS,), lanes)
+        if not self.averages:
+            with p.unroll("u", PARTS) as u:
+                p.set(parts[u], Constant(lanes, -inf))
+        return parts
+
+    def take(self, part: Read, value: Value) -> None:
+        self.p.set(part, apply(self.function, part, value))
+
+    def total(self, parts: TileRef) -> Value:
+        values: list[Value] = [parts[i] for i in range(PARTS)]
+        return reduce(lambda a, b: apply(self.function, a, b), values)
+
+    def result(self, total: Value) -> Value:
+        """The result of a whole map."""
         h, w = self.x.type.dims[2:]
-        return h * w
+        return self.p.bind("result", total / (h * w) if self.averages else total)
 
     def blocked(self) -> None:
         """One block of channels in each iteration."""
         p, block = self.p, self.x.block
         n, channels = self.x.type.dims[:2]
-        parts = cut(channels, block, block)
-        blocks = sum(part.times for part in parts)
+        cuts = cut(channels, block, block)
+        blocks = sum(part.times for part in cuts)
         with p.parallel("t", 0, n * blocks) as t:
             b, image = p.let("b", t % blocks), p.let("n", t // blocks)
-            sums = p.tile("sums", (SUMS,), block)
-            self.over_map(sums, image, b)
-            mean = p.bind("mean", _total(sums) / self.places)
-            for part in parts:  # the last block may have fewer channels
-                with within(p, part, parts, b):
-                    self.store(image, b, mean, part.length % block)
+            parts = self.parts(block)
+            self.over_map(parts, image, b)
+            value = self.result(self.total(parts))
+            for part in cuts:  # the last block may have fewer channels
+                with within(p, part, cuts, b):
+                    self.store(image, b, value, part.length % block)
 
-    def over_map(self, sums: TileRef, image: Index, b: Index) -> None:
+    def over_map(self, parts: TileRef, image: Index, b: Index) -> None:
         p, block = self.p, self.x.block
         rows, columns = self.runs
 
         def place(row: Index, column: Index) -> None:
-            register = sums[column % SUMS]
-            p.set(register, register + p.load(self.x.buffer, start + column * block, block))
+            value = p.load(self.x.buffer, start + column * block, block)
+            self.take(parts[column % PARTS], value)
 
         with p.loop("row", 0, rows) as row:
             start = self.x.at(image, b, row, 0)
-            repeat(p, "column", columns, SUMS, lambda column: place(row, column))
+            repeat(p, "column", columns, PARTS, lambda column: place(row, column))
 
-    def store(self, image: Index, b: Index, mean: Value, count: int) -> None:
+    def store(self, image: Index, b: Index, value: Value, count: int) -> None:
         p = self.p
         if self.y.type.rank == 4:
             # The lanes past the last channel are there to be written.
@@ -147,7 +183,7 @@ class _Writer:
             count = 0
         else:
             place = (image, b * self.x.block)
-        result = finish(p, self.site, mean, self.extras, *place, count=count)
+        result = finish(p, self.site, value, self.extras, *place, count=count)
         p.store(self.y.buffer, self.y.at(*place), result, count=count)
 
     def plain(self) -> None:
@@ -157,24 +193,21 @@ class _Writer:
         rows, columns = self.runs
         with p.parallel("t", 0, n * channels) as t:
             image, c = p.let("n", t // channels), p.let("c", t % channels)
-            sums = p.tile("sums", (SUMS,), lanes)
+            parts = self.parts(lanes)
             with p.loop("row", 0, rows) as row:
                 start = self.x.at(image, c, row, 0)
 
-                def add(at: Index, count: int) -> None:
-                    register = sums[at // lanes % SUMS]
-                    p.set(
-                        register,
-                        register + p.load(self.x.buffer, start + at, lanes, count=count),
-                    )
+                def take(at: Index, count: int) -> None:
+                    part = parts[at // lanes % PARTS]
+                    if self.averages or not count:
+                        self.take(part, p.load(self.x.buffer, start + at, lanes, count=count))
+                        return
+                    # Zeros in the lanes past the end could be the maximum; repeats cannot.
+                    with p.unroll("e", count) as e:
+                        self.take(part, p.load(self.x.buffer, start + at + e, lanes, stride=0))
 
-                walk(p, columns, lanes, SUMS, add)
-            mean = p.bind("mean", Reduce(1, "add", _total(sums)) / self.places)
+                walk(p, columns, lanes, PARTS, take)
+            value = self.result(Reduce(1, self.function, self.total(parts)))
             place = (image, c, 0, 0)[: self.y.type.rank]
-            result = finish(p, self.site, mean, self.extras, *place)
+            result = finish(p, self.site, value, self.extras, *place)
             p.store(self.y.buffer, self.y.at(*place), result)
-
-
-def _total(sums: TileRef) -> Value:
-    values: list[Value] = [sums[i] for i in range(SUMS)]
-    return reduce(lambda a, b: a + b, values)

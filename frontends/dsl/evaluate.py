@@ -5,13 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
 from math import ceil, floor
 
 from cnnc.frontends.dsl import tree
 from cnnc.frontends.dsl.arguments import Fail, Given, did_you_mean, match, settings_of
 from cnnc.frontends.dsl.naming import Scope
-from cnnc.frontends.dsl.ops import OPERATIONS, PLANNED, WORDS, Row
+from cnnc.frontends.dsl.ops import ARITHMETIC, OPERATIONS, PLANNED, WORDS, Row
 from cnnc.frontends.dsl.report import Reporter, Stop
 from cnnc.frontends.dsl.tree import Expr, Span
 from cnnc.frontends.dsl.values import (
@@ -71,8 +71,8 @@ class Evaluator(ABC):
         """The block's result; `first` is the tensor that `stage` still waits for, if any."""
 
     @abstractmethod
-    def arithmetic(self, frame: Frame, expr: tree.Binary, left: Value, right: Value) -> Tensor:
-        """`left sign right`, of which at least one is a tensor."""
+    def arithmetic(self, frame: Frame, sign: str, left: Value, right: Value, span: Span) -> Tensor:
+        """`left sign right`, at least one of which is a tensor; `sign` may be `min` or `max`."""
 
     @abstractmethod
     def negate(self, frame: Frame, tensor: Tensor, span: Span) -> Tensor:
@@ -309,6 +309,10 @@ class Evaluator(ABC):
             if expr.name in ("min", "max"):
                 self.spend(len(values[0][: MAX_ITEMS + 1]), expr.span)
                 values = list(values[0][:MAX_ITEMS])
+        if expr.name in ARITHMETIC and len(values) > 1:
+            if any(isinstance(v, Tensor) for v in values) and not any(a.name for a in given):
+                step = partial(self.arithmetic, frame, expr.name, span=expr.span)
+                return reduce(step, values)
         numbers = [v for v in values if isinstance(v, int | float) and is_number(v)]
         fits = bool(numbers) and len(numbers) == len(values)
         if any(argument.name for argument in given) or not fits or expr.name == "len":
@@ -373,7 +377,7 @@ class Evaluator(ABC):
         if isinstance(first, Stage) or isinstance(second, Stage):
             raise self._stage_operand(frame, expr, first, second)
         if isinstance(first, Tensor) or isinstance(second, Tensor):
-            return self.arithmetic(frame, expr, first, second)
+            return self.arithmetic(frame, sign, first, second, expr.operator_span)
         if isinstance(first, tuple) and isinstance(second, tuple):
             self.spend(len(first) + len(second), expr.span)
         return combine(sign, first, second)

@@ -30,6 +30,7 @@ from cnnc.frontends.dsl.values import (
 from cnnc.ir.graph import Builder
 from cnnc.ir.location import Diagnostic, ShapeError
 from cnnc.ir.op import Array, Op
+from cnnc.ir.ops import Neg
 from cnnc.ir.types import Shape, TensorType
 
 MAX_NODES = 10_000
@@ -193,8 +194,7 @@ class Expander(Evaluator):
 
     # -- arithmetic --------------------------------------------------------------------------
 
-    def arithmetic(self, frame: Frame, expr: tree.Binary, left: Value, right: Value) -> Tensor:
-        sign, span = expr.operator, expr.operator_span
+    def arithmetic(self, frame: Frame, sign: str, left: Value, right: Value, span: Span) -> Tensor:
         operands = (left, right)
         if sign not in ARITHMETIC or not all(
             isinstance(v, Tensor) or is_number(v) for v in operands
@@ -207,7 +207,7 @@ class Expander(Evaluator):
         return self._elementwise(frame, op, operands, span)
 
     def negate(self, frame: Frame, tensor: Tensor, span: Span) -> Tensor:
-        return self._elementwise(frame, ARITHMETIC["*"], (tensor, -1), span)
+        return self._elementwise(frame, Neg(), (tensor,), span)
 
     def _elementwise(self, frame: Frame, op: Op, values: Sequence[Value], span: Span) -> Tensor:
         tensors = [

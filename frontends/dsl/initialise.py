@@ -88,7 +88,7 @@ class Random(Initialiser):
         for node in builder.nodes:
             came = [values.get(o, UNIT) for o in node.operands if o not in builder.constants]
             came = came or [UNIT]
-            if isinstance(node.op, ops.Conv2d | ops.Dense):
+            if isinstance(node.op, ops.Linear):
                 inputs = slots[node.operands[1]].weight.inputs
                 result = Moments(0.0, came[0].square * self.variance(inputs) * inputs)
             else:
@@ -179,6 +179,7 @@ _RULES: dict[type[ops.Op], Callable[[list[Moments]], Moments]] = {
     ops.Relu: _rectified,
     ops.Relu6: _rectified,
     ops.LeakyRelu: _rectified,
+    ops.Elu: _rectified,
     ops.Silu: _rectified,
     ops.HardSwish: _rectified,
     ops.Sigmoid: lambda came: Moments(0.5, 0.05),
@@ -187,5 +188,6 @@ _RULES: dict[type[ops.Op], Callable[[list[Moments]], Moments]] = {
     ops.Softmax: lambda came: Moments(0.0, 0.01),
     ops.Add: _sum,
     ops.Sub: _difference,
+    ops.Neg: lambda came: Moments(-came[0].mean, came[0].variance),
     ops.Mul: _product,
 }

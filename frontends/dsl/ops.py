@@ -7,15 +7,18 @@ to `OPERATIONS`, and a `Settings` class if its parameters are new.
 Padding: a whole number (all four sides), `[top, left, bottom, right]`, `valid` (none) or `same`.
 `same` is ONNX's SAME_UPPER: the output has ceil(size / stride) rows, the padding that this takes
 in all is max((ceil(size / stride) - 1) * stride + span - size, 0), half of it (rounded down) goes
-before and the rest after; span = dilation * (k - 1) + 1.
+before and the rest after; span = dilation * (k - 1) + 1. For `upconv`, whose padding is cut off the
+result, `same` gives size * stride rows: span + output_padding - stride are cut off, shared alike.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 from typing import Annotated, Any
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, PlainValidator
 
 from cnnc.frontends.dsl.values import is_number, show
@@ -73,13 +76,16 @@ def _flag(value: Any) -> bool:
     return value
 
 
-def _pair(value: Any) -> tuple[int, int]:
-    items = value if isinstance(value, tuple) else (value, value)
-    if len(items) != 2 or not all(type(item) is int and item >= 1 for item in items):
-        raise ValueError(
-            f"must be a whole number >= 1 or [rows, columns] of them, got {show(value)}"
-        )
-    return items
+def _pair(least: int) -> Callable[[Any], tuple[int, int]]:
+    def check(value: Any) -> tuple[int, int]:
+        items = value if isinstance(value, tuple) else (value, value)
+        if len(items) != 2 or not all(type(item) is int and item >= least for item in items):
+            raise ValueError(
+                f"must be a whole number >= {least} or [rows, columns] of them, got {show(value)}"
+            )
+        return items
+
+    return check
 
 
 def _sides(value: Any) -> tuple[int, int, int, int]:
@@ -124,13 +130,15 @@ Number = Annotated[float, PlainValidator(_number)]
 Positive = Annotated[float, PlainValidator(_positive)]
 Rate = Annotated[float, PlainValidator(_rate)]
 Flag = Annotated[bool, PlainValidator(_flag)]
-Pair = Annotated[tuple[int, int], PlainValidator(_pair)]
+Pair = Annotated[tuple[int, int], PlainValidator(_pair(1))]
+Rest = Annotated[tuple[int, int], PlainValidator(_pair(0))]
 Sides = Annotated[tuple[int, int, int, int], PlainValidator(_sides)]
 Padding = Annotated[tuple[int, int, int, int] | str, PlainValidator(_padding)]
 Shape = Annotated[tuple[int, ...], PlainValidator(_shape)]
 Mode = Annotated[ops.Resampling, PlainValidator(_resampling)]
 
 NO_PADDING = (0, 0, 0, 0)
+_HW = (0, 1)  # the axes of a map
 
 
 class Conv(Settings):
@@ -153,6 +161,19 @@ class DepthwiseConv(Settings):
     pad: Padding = NO_PADDING
     dilation: Pair = (1, 1)
     mult: Size = 1
+    bias: Flag = True
+
+
+class TransposedConv(Settings):
+    """`c` channels, each element spread by a `k` kernel; `pad` is cut off the result."""
+
+    c: Size
+    k: Pair
+    stride: Pair = (1, 1)
+    pad: Padding = NO_PADDING
+    dilation: Pair = (1, 1)
+    groups: Size = 1
+    output_padding: Rest = (0, 0)
     bias: Flag = True
 
 
@@ -195,6 +216,19 @@ class Leaky(Settings):
     """`alpha` is the slope below zero."""
 
     alpha: Number = 0.01
+
+
+class Elu(Settings):
+    """`alpha` times the limit below zero, which is -1."""
+
+    alpha: Number = 1.0
+
+
+class Clip(Settings):
+    """No less than `low` and no more than `high`."""
+
+    low: Number = -inf
+    high: Number = inf
 
 
 class Axis(Settings):
@@ -325,6 +359,52 @@ def _dwconv(s: DepthwiseConv, x: TensorType) -> Layer:
     return _convolution(s, x, channels * s.mult, channels)
 
 
+def _upconv(s: TransposedConv, x: TensorType) -> Layer:
+    channels = _channels(x)
+    if channels % s.groups or s.c % s.groups:
+        raise ShapeError(f"groups={s.groups} must divide {channels} channels in and {s.c} out")
+    op = ops.ConvTranspose2d(
+        stride=s.stride,
+        pad=_cut_off(s),
+        dilation=s.dilation,
+        groups=s.groups,
+        output_padding=s.output_padding,
+    )
+    weight = (channels, s.c // s.groups, *s.k)
+    result = op.infer(x, TensorType(weight))
+    taps = [_taps(s, op.pad[axis], x.shape[2 + axis], result.shape[2 + axis], axis) for axis in _HW]
+    inputs = max(round(channels / s.groups * taps[0] * taps[1]), 1)
+    bias = (Weight("bias", (s.c,), inputs),) if s.bias else ()
+    return Layer(op, (Weight("weight", weight, inputs), *bias))
+
+
+def _cut_off(s: TransposedConv) -> tuple[int, int, int, int]:
+    """The padding in numbers; `same` makes the result `stride` times as large."""
+    if isinstance(s.pad, tuple):
+        return s.pad
+    if s.pad == "valid":
+        return NO_PADDING
+    totals = [
+        s.dilation[axis] * (s.k[axis] - 1) + 1 + s.output_padding[axis] - s.stride[axis]
+        for axis in _HW
+    ]
+    if min(totals) < 0:
+        raise ShapeError(
+            f"`pad=same` needs a kernel and output_padding that cover the stride {list(s.stride)}"
+        )
+    rows, columns = totals
+    return (rows // 2, columns // 2, rows - rows // 2, columns - columns // 2)
+
+
+def _taps(s: TransposedConv, before: int, size: Dim, result: Dim, axis: int) -> float:
+    """How many taps an element of the result has on average, along one axis."""
+    stride, dilation, kernel = s.stride[axis], s.dilation[axis], s.k[axis]
+    if not isinstance(size, int) or not isinstance(result, int):
+        return kernel / stride
+    places = np.add.outer(np.arange(size) * stride, np.arange(kernel) * dilation) - before
+    return int(((places >= 0) & (places < result)).sum()) / result
+
+
 def _dense(s: Dense, x: TensorType) -> Layer:
     features = known(x.shape[1]) if x.rank == 2 else None
     if not features:
@@ -372,11 +452,13 @@ def _axis(s: Axis, x: TensorType) -> int:
 OPERATIONS: dict[str, Row] = {
     "conv": Row(Conv, _conv, weighted=True),
     "dwconv": Row(DepthwiseConv, _dwconv, weighted=True),
+    "upconv": Row(TransposedConv, _upconv, weighted=True),
     "dense": Row(Dense, _dense, weighted=True),
     "bn": Row(BatchNorm, _bn, weighted=True),
     "maxpool": Row(Pool, _maxpool),
     "avgpool": Row(AvgPool, _avgpool),
     "gap": Row(GlobalPool, lambda s, x: Layer(ops.GlobalAvgPool(keep=s.keep))),
+    "gmp": Row(GlobalPool, lambda s, x: Layer(ops.GlobalMaxPool(keep=s.keep))),
     "relu": _plain(ops.Relu()),
     "relu6": _plain(ops.Relu6()),
     "leaky": Row(Leaky, lambda s, x: Layer(ops.LeakyRelu(alpha=s.alpha))),
@@ -385,6 +467,11 @@ OPERATIONS: dict[str, Row] = {
     "silu": _plain(ops.Silu()),
     "hswish": _plain(ops.HardSwish()),
     "hsigmoid": _plain(ops.HardSigmoid()),
+    "elu": Row(Elu, lambda s, x: Layer(ops.Elu(alpha=s.alpha))),
+    "clip": Row(Clip, lambda s, x: Layer(ops.Clip(low=s.low, high=s.high))),
+    "abs": _plain(ops.Abs()),
+    "exp": _plain(ops.Exp()),
+    "sqrt": _plain(ops.Sqrt()),
     "softmax": Row(Axis, lambda s, x: Layer(ops.Softmax(axis=_axis(s, x)))),
     "concat": Row(Axis, lambda s, x: Layer(ops.Concat(axis=_axis(s, x))), variadic=True),
     "flatten": _plain(ops.Flatten()),
@@ -399,12 +486,18 @@ WORDS = frozenset({"same", "valid", *(mode.value for mode in ops.Resampling)})
 
 # What is planned and not there yet, with what to write meanwhile.
 PLANNED: dict[str, str] = dict.fromkeys(
-    "gmp inorm gnorm lnorm lrn prelu elu gelu resize crop slice split transpose shuffle "
+    "inorm gnorm lnorm lrn prelu gelu resize crop slice split transpose shuffle "
     "pixelshuffle mean sum cmean cmax matmul quantize dequantize normalize nms argmax topk "
     "squash".split(),
     "",
 ) | {
-    "upconv": "`upsample(2) -> conv(c, 3, pad=1)` enlarges as well",
     "resize": "`upsample(scale, bilinear)` enlarges by whole factors",
 }
-ARITHMETIC: dict[str, Op] = {"+": ops.Add(), "-": ops.Sub(), "*": ops.Mul(), "/": ops.Div()}
+ARITHMETIC: dict[str, Op] = {
+    "+": ops.Add(),
+    "-": ops.Sub(),
+    "*": ops.Mul(),
+    "/": ops.Div(),
+    "max": ops.Max(),
+    "min": ops.Min(),
+}

@@ -15,21 +15,31 @@ from cnnc.ir.graph import Graph, Node
 from cnnc.ir.location import CnncError, Diagnostic
 from cnnc.ir.op import Fusable, Op
 from cnnc.ir.ops import (
+    Abs,
     Add,
     AvgPool2d,
     BatchNorm,
+    Clip,
     Concat,
     Conv2d,
+    ConvTranspose2d,
     Dense,
     Div,
     Dropout,
+    Elu,
+    Exp,
     Flatten,
     GlobalAvgPool,
+    GlobalMaxPool,
+    GlobalPool2d,
     HardSigmoid,
     HardSwish,
     LeakyRelu,
+    Max,
     MaxPool2d,
+    Min,
     Mul,
+    Neg,
     Pad,
     Pointwise,
     Relu,
@@ -39,6 +49,7 @@ from cnnc.ir.ops import (
     Sigmoid,
     Silu,
     Softmax,
+    Sqrt,
     Sub,
     Tanh,
     Upsample,
@@ -89,16 +100,17 @@ def _simple(kind: str, **attributes: Any) -> Exporter:
     return lambda w, op, inputs, y: w.add(kind, inputs, y, **attributes)
 
 
-def _conv(w: _Writer, op: Conv2d, inputs: Sequence[str], y: str) -> None:
-    w.add(
-        "Conv",
-        inputs,
-        y,
-        strides=op.stride,
-        pads=op.pad,
-        dilations=op.dilation,
-        group=op.groups,
-    )
+def _conv(w: _Writer, op: Conv2d | ConvTranspose2d, inputs: Sequence[str], y: str) -> None:
+    attributes: dict[str, Any] = {
+        "strides": op.stride,
+        "pads": op.pad,
+        "dilations": op.dilation,
+        "group": op.groups,
+    }
+    if isinstance(op, ConvTranspose2d):
+        w.add("ConvTranspose", inputs, y, output_padding=op.output_padding, **attributes)
+    else:
+        w.add("Conv", inputs, y, **attributes)
 
 
 def _pool(w: _Writer, op: MaxPool2d | AvgPool2d, inputs: Sequence[str], y: str) -> None:
@@ -115,15 +127,16 @@ def _pool(w: _Writer, op: MaxPool2d | AvgPool2d, inputs: Sequence[str], y: str) 
     w.add("MaxPool" if isinstance(op, MaxPool2d) else "AveragePool", inputs, y, **attributes)
 
 
-def _global_pool(w: _Writer, op: GlobalAvgPool, inputs: Sequence[str], y: str) -> None:
+def _global_pool(w: _Writer, op: GlobalPool2d, inputs: Sequence[str], y: str) -> None:
+    kind = "GlobalMaxPool" if isinstance(op, GlobalMaxPool) else "GlobalAveragePool"
     if op.keep:
-        w.add("GlobalAveragePool", inputs, y)
+        w.add(kind, inputs, y)
     else:
-        w.add("Flatten", [w.add("GlobalAveragePool", inputs, w.fresh(f"{y}.maps"))], y, axis=1)
+        w.add("Flatten", [w.add(kind, inputs, w.fresh(f"{y}.maps"))], y, axis=1)
 
 
-def _relu6(w: _Writer, op: Relu6, inputs: Sequence[str], y: str) -> None:
-    bounds = [w.constant(f"{y}.{n}", v, "float32") for n, v in (("low", 0), ("high", 6))]
+def _clip(w: _Writer, inputs: Sequence[str], y: str, low: float, high: float) -> None:
+    bounds = [w.constant(f"{y}.{n}", v, "float32") for n, v in (("low", low), ("high", high))]
     w.add("Clip", [*inputs, *bounds], y)
 
 
@@ -153,24 +166,34 @@ def _upsample(w: _Writer, op: Upsample, inputs: Sequence[str], y: str) -> None:
 
 EXPORTERS: dict[type[Op], Exporter] = {
     Conv2d: _conv,
+    ConvTranspose2d: _conv,
     Dense: lambda w, op, inputs, y: w.add("Gemm", inputs, y, transB=1),
     BatchNorm: lambda w, op, inputs, y: w.add("BatchNormalization", inputs, y, epsilon=op.epsilon),
     Softmax: lambda w, op, inputs, y: w.add("Softmax", inputs, y, axis=op.axis),
     MaxPool2d: _pool,
     AvgPool2d: _pool,
     GlobalAvgPool: _global_pool,
+    GlobalMaxPool: _global_pool,
     Relu: _simple("Relu"),
-    Relu6: _relu6,
+    Relu6: lambda w, op, inputs, y: _clip(w, inputs, y, 0, 6),
     LeakyRelu: lambda w, op, inputs, y: w.add("LeakyRelu", inputs, y, alpha=op.alpha),
     Sigmoid: _simple("Sigmoid"),
     Tanh: _simple("Tanh"),
     Silu: _silu,
     HardSigmoid: _simple("HardSigmoid", alpha=1 / 6, beta=0.5),
     HardSwish: _simple("HardSwish"),
+    Elu: lambda w, op, inputs, y: w.add("Elu", inputs, y, alpha=op.alpha),
+    Clip: lambda w, op, inputs, y: _clip(w, inputs, y, op.low, op.high),
+    Abs: _simple("Abs"),
+    Neg: _simple("Neg"),
+    Exp: _simple("Exp"),
+    Sqrt: _simple("Sqrt"),
     Add: _simple("Add"),
     Sub: _simple("Sub"),
     Mul: _simple("Mul"),
     Div: _simple("Div"),
+    Max: _simple("Max"),
+    Min: _simple("Min"),
     Pointwise: _simple("Identity"),
     Concat: lambda w, op, inputs, y: w.add("Concat", inputs, y, axis=op.axis),
     Flatten: _simple("Flatten", axis=1),
@@ -196,10 +219,7 @@ def export_onnx(graph: Graph) -> Any:
     unknown = [node for node in graph.nodes if type(node.op) not in EXPORTERS]
     if unknown:
         raise CnncError(
-            [
-                Diagnostic(f"{n.op.name} `{n.title}` has no ONNX form", n.location)
-                for n in unknown
-            ]
+            [Diagnostic(f"{n.op.name} `{n.title}` has no ONNX form", n.location) for n in unknown]
         )
     writer = _Writer(graph)
     for node in graph.nodes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 from typing import ClassVar
 
 import numpy as np
@@ -98,6 +99,73 @@ class HardSwish(Unary):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Elu(Unary):
+    """`x if x > 0 else alpha * (exp(x) - 1)`. Source: ONNX Elu-22."""
+
+    name: ClassVar[str] = "elu"
+    alpha: float = 1.0
+
+    def evaluate(self, x: Array) -> Array:
+        below = x.dtype.type(self.alpha) * np.expm1(np.minimum(x, x.dtype.type(0)))
+        return np.where(x > 0, x, below)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Clip(Unary):
+    """`min(max(x, low), high)`. Source: ONNX Clip-13."""
+
+    name: ClassVar[str] = "clip"
+    low: float = -inf
+    high: float = inf
+
+    def evaluate(self, x: Array) -> Array:
+        t = x.dtype.type
+        return np.asarray(np.minimum(np.maximum(x, t(self.low)), t(self.high)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Abs(Unary):
+    """`|x|`. Source: ONNX Abs-13."""
+
+    name: ClassVar[str] = "abs"
+
+    def evaluate(self, x: Array) -> Array:
+        return np.asarray(np.abs(x))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Neg(Unary):
+    """`-x`. Source: ONNX Neg-13."""
+
+    name: ClassVar[str] = "neg"
+
+    def evaluate(self, x: Array) -> Array:
+        return np.asarray(np.negative(x))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exp(Unary):
+    """`e ** x`. Source: ONNX Exp-13."""
+
+    name: ClassVar[str] = "exp"
+
+    def evaluate(self, x: Array) -> Array:
+        with np.errstate(over="ignore", under="ignore"):
+            return np.asarray(np.exp(x))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sqrt(Unary):
+    """The square root, NaN below zero. Source: ONNX Sqrt-13."""
+
+    name: ClassVar[str] = "sqrt"
+
+    def evaluate(self, x: Array) -> Array:
+        with np.errstate(invalid="ignore"):
+            return np.asarray(np.sqrt(x))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Add(Binary):
     """`a + b` with broadcasting. Source: ONNX Add-14."""
 
@@ -136,6 +204,26 @@ class Div(Binary):
     def evaluate(self, a: Array, b: Array) -> Array:
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.asarray(np.divide(a, b))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Max(Binary):
+    """The larger of `a` and `b` with broadcasting. Source: ONNX Max-13, of two."""
+
+    name: ClassVar[str] = "max"
+
+    def evaluate(self, a: Array, b: Array) -> Array:
+        return np.asarray(np.maximum(a, b))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Min(Binary):
+    """The smaller of `a` and `b` with broadcasting. Source: ONNX Min-13, of two."""
+
+    name: ClassVar[str] = "min"
+
+    def evaluate(self, a: Array, b: Array) -> Array:
+        return np.asarray(np.minimum(a, b))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -147,28 +147,45 @@ class AvgPool2d(Pool2d):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GlobalAvgPool(Fusable):
-    """Mean over each whole map.
+class GlobalPool2d(Fusable):
+    """What the pools over whole maps share.
 
     Operands:
         x: f32[N, C, H, W], H and W >= 1.
     Results:
         y: f32[N, C], or f32[N, C, 1, 1] with `keep`.
-    Source: ONNX GlobalAveragePool-22.
+    Raises:
+        ShapeError: x has another rank, or its maps are empty.
     """
 
-    name: ClassVar[str] = "global_avg_pool"
     operands: ClassVar[tuple[str, ...]] = ("x",)
     keep: bool = False
 
     def infer_anchor(self, x: TensorType) -> TensorType:
         self.check_rank("x", x, 4)
         if 0 in x.shape[2:]:
-            raise self.fail(f"a mean over an empty map has no value: {x}")
+            raise self.fail(f"an empty map has neither mean nor maximum: {x}")
         return TensorType(x.shape[:2] + ((1, 1) if self.keep else ()), x.dtype)
+
+    def anchor_flops(self, operands: Sequence[TensorType], result: TensorType) -> int:
+        return operands[0].elements
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GlobalAvgPool(GlobalPool2d):
+    """Mean over each whole map. Source: ONNX GlobalAveragePool-22."""
+
+    name: ClassVar[str] = "global_avg_pool"
 
     def evaluate_anchor(self, x: Array) -> Array:
         return np.asarray(x.mean(axis=(2, 3), keepdims=self.keep, dtype=np.float64).astype(x.dtype))
 
-    def anchor_flops(self, operands: Sequence[TensorType], result: TensorType) -> int:
-        return operands[0].elements
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GlobalMaxPool(GlobalPool2d):
+    """Maximum over each whole map. Source: ONNX GlobalMaxPool-22."""
+
+    name: ClassVar[str] = "global_max_pool"
+
+    def evaluate_anchor(self, x: Array) -> Array:
+        return np.asarray(x.max(axis=(2, 3), keepdims=self.keep))

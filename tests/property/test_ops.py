@@ -123,7 +123,10 @@ def test_binding_the_batch_and_inferring_commute(name: str) -> None:
     check()
 
 
-@pytest.mark.parametrize("name", ["conv2d", "max_pool2d", "avg_pool2d", "pad", "upsample"])
+SPATIAL = ["conv2d", "conv_transpose2d", "max_pool2d", "avg_pool2d", "pad", "upsample"]
+
+
+@pytest.mark.parametrize("name", SPATIAL)
 def test_binding_the_rows_and_inferring_commute(name: str) -> None:
     @quick
     @given(CASES[name], st.sampled_from([1, 2, 6, 12]), st.integers(1, 5))
@@ -141,7 +144,7 @@ def test_binding_the_rows_and_inferring_commute(name: str) -> None:
         try:
             bound = op.infer(TensorType((n, c, divisor * times, w)), *others)
         except ShapeError as error:  # only a number can be seen to be too small
-            assert "the padded input has only" in str(error)
+            assert "the padded input has only" in str(error) or "leaves" in str(error)
             return
         assert isinstance(symbolic, TensorType)
         assert symbolic.bind({"H": divisor * times}) == bound

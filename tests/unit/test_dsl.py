@@ -11,7 +11,7 @@ from cnnc.frontends.dsl import load_file, load_text, trainable
 from cnnc.frontends.dsl.ops import OPERATIONS
 from cnnc.ir import ops
 from cnnc.ir.graph import Graph
-from cnnc.ir.location import CnncError, Location
+from cnnc.ir.location import CnncError, Location, ParseError
 from cnnc.ir.op import Op
 from cnnc.ir.types import Sym
 
@@ -62,6 +62,26 @@ ROWS: dict[str, tuple[str, Op, str]] = {
         "f32[N,6,8,8]",
     ),
     "bn(eps=0.001)": ("f32[N, 3, 8, 8]", ops.BatchNorm(epsilon=0.001), "f32[N,3,8,8]"),
+    "upconv(4, 2, 2)": (
+        "f32[N, 3, H, 8]",
+        ops.ConvTranspose2d(stride=(2, 2)),
+        "f32[N,4,2*H,16]",
+    ),
+    "upconv(6, [3, 2], pad=[1, 0, 2, 1], dilation=[1, 2], groups=3, output_padding=[0, 1])": (
+        "f32[N, 3, 8, 8]",
+        ops.ConvTranspose2d(pad=(1, 0, 2, 1), dilation=(1, 2), groups=3, output_padding=(0, 1)),
+        "f32[N,6,7,10]",
+    ),
+    "upconv(4, 3, 2, same)": (
+        "f32[N, 3, 5, 8]",
+        ops.ConvTranspose2d(stride=(2, 2), pad=(0, 0, 1, 1)),
+        "f32[N,4,10,16]",
+    ),
+    "upconv(4, 3, 2, valid, bias=no)": (
+        "f32[N, 3, 5, 8]",
+        ops.ConvTranspose2d(stride=(2, 2)),
+        "f32[N,4,11,17]",
+    ),
     "dense(5)": (FLAT, ops.Dense(), "f32[N,5]"),
     "maxpool(2)": (
         "f32[N, 3, 8, 8]",
@@ -80,6 +100,8 @@ ROWS: dict[str, tuple[str, Op, str]] = {
     ),
     "gap": ("f32[N, 3, 8, 8]", ops.GlobalAvgPool(), "f32[N,3]"),
     "gap(keep=yes)": ("f32[N, 3, 8, 8]", ops.GlobalAvgPool(keep=True), "f32[N,3,1,1]"),
+    "gmp": ("f32[N, 3, 8, 8]", ops.GlobalMaxPool(), "f32[N,3]"),
+    "gmp(keep=yes)": ("f32[N, 3, 8, 8]", ops.GlobalMaxPool(keep=True), "f32[N,3,1,1]"),
     "relu": (FLAT, ops.Relu(), "f32[N,6]"),
     "relu6": (FLAT, ops.Relu6(), "f32[N,6]"),
     "leaky(0.2)": (FLAT, ops.LeakyRelu(alpha=0.2), "f32[N,6]"),
@@ -88,6 +110,13 @@ ROWS: dict[str, tuple[str, Op, str]] = {
     "silu": (FLAT, ops.Silu(), "f32[N,6]"),
     "hswish": (FLAT, ops.HardSwish(), "f32[N,6]"),
     "hsigmoid": (FLAT, ops.HardSigmoid(), "f32[N,6]"),
+    "elu": (FLAT, ops.Elu(), "f32[N,6]"),
+    "elu(0.5)": (FLAT, ops.Elu(alpha=0.5), "f32[N,6]"),
+    "clip(-1, 2)": (FLAT, ops.Clip(low=-1.0, high=2.0), "f32[N,6]"),
+    "clip(high=2)": (FLAT, ops.Clip(high=2.0), "f32[N,6]"),
+    "abs": (FLAT, ops.Abs(), "f32[N,6]"),
+    "exp": (FLAT, ops.Exp(), "f32[N,6]"),
+    "sqrt": (FLAT, ops.Sqrt(), "f32[N,6]"),
     "softmax": (FLAT, ops.Softmax(axis=1), "f32[N,6]"),
     "softmax(axis=-1)": (FLAT, ops.Softmax(axis=1), "f32[N,6]"),
     "flatten": ("f32[N, 3, 8, 8]", ops.Flatten(), "f32[N,192]"),
@@ -201,10 +230,48 @@ def test_short_circuit() -> None:
 def test_tensor_arithmetic() -> None:
     graph = load("y = (x + x) * 2 - x / x\noutput z = 1 - -y")
     kinds = [node.op.name for node in graph.nodes]
-    assert kinds == ["add", "mul", "div", "sub", "mul", "sub"]
+    assert kinds == ["add", "mul", "div", "sub", "neg", "sub"]
     assert graph.constants["y.mul.value"] == 2 and graph.constants["y.mul.value"].shape == ()
-    assert graph.constants["mul.value"] == -1
-    assert graph.nodes[-1].operands == ("sub.value", "mul[0]")
+    assert graph.nodes[-1].operands == ("sub.value", "neg[0]")
+
+
+def test_extremes_of_tensors_and_of_numbers() -> None:
+    graph = load("a = max(x, max(1, 3), -x)\noutput y = min([a, x])")
+    assert [node.op.name for node in graph.nodes] == ["neg", "max", "max", "min"]
+    assert graph.constants["a.max.value"] == 3
+    with pytest.raises(ParseError, match="`max` does not work on a tensor"):
+        load("output y = max(x)")
+    with pytest.raises(ParseError, match="shapes do not match in `min`: dimension C"):
+        load("output y = min(x, x -> conv(4, 1))")
+
+
+def test_what_an_upconv_cannot_do() -> None:
+    with pytest.raises(ParseError, match="groups=2 must divide 3 channels in and 4 out"):
+        load("output y = x -> upconv(4, 2, groups=2)")
+    with pytest.raises(ParseError, match="`pad=same` needs a kernel and output_padding that"):
+        load("output y = x -> upconv(4, 2, 3, same)")
+    with pytest.raises(ParseError, match="output_padding must be >= 0 and less than"):
+        load("output y = x -> upconv(4, 2, output_padding=1)")
+    with pytest.raises(ParseError, match="leaves 0 rows of the result"):
+        load("output y = x -> upconv(4, 1, pad=[4, 0, 4, 0])")
+
+
+@pytest.mark.parametrize(
+    ("expr", "inputs"),
+    [
+        ("upconv(4, 4, 2, 1)", 11),  # 3 * (30 / 16) ** 2: two taps, but one at each border
+        ("upconv(4, 2, 2)", 3),
+        ("upconv(6, 3, groups=3, pad=1)", 8),  # (22 / 8) ** 2
+        ("gap(keep=yes) -> upconv(4, 5)", 3),  # of a single element each result meets one tap
+    ],
+)
+def test_random_weights_of_an_upconv_know_how_much_is_summed(expr: str, inputs: int) -> None:
+    text = f"model m {{\n  input x: f32[N, 3, 8, 8]\n  output y = x -> {expr}\n"
+    drawn = [load_text(text + f"  init {how}(seed=1)\n}}\n") for how in ("he", "normal")]
+    he, normal = (next(a for a in g.constants.values() if a.ndim == 4) for g in drawn)
+    # The same numbers in other sizes: the standard deviations are sqrt(2 / inputs) and 0.02.
+    found = 2 / float(np.mean(np.square(he / normal))) / 0.02**2
+    assert round(found) == inputs
 
 
 def test_broadcasting() -> None:

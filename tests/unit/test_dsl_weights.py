@@ -170,6 +170,7 @@ COUNTS = {
     "vgg16": 138_357_544,
     "mobilenet_v2": 3_504_872,
     "teaching": 51_382_538,
+    "dcgan_g": 3_576_704,
 }
 
 
@@ -199,13 +200,27 @@ def test_activations_of_big_models_keep_their_size(name: str) -> None:
     check_activations(load_text(text, folder=ZOO))
 
 
+def test_activations_of_a_generator_keep_their_size() -> None:
+    graph = load_file(ZOO / "dcgan_g.cnn")
+    noise = np.random.default_rng(0).standard_normal((2, 100, 1, 1)).astype(np.float32)
+    values = run(graph, noise)
+    check_sizes(graph, values)
+    image = values[graph.outputs[0][1]]
+    assert image.shape == (2, 3, 64, 64)
+    assert 0.2 < np.abs(image).mean() < 0.8 and np.abs(image[0] - image[1]).mean() > 0.1
+
+
+def check_sizes(graph: Graph, values: dict[str, NDArray[np.float32]]) -> None:
+    for node in graph.nodes[:-1]:
+        size = float(np.sqrt(np.mean(np.square(values[node.name]))))
+        assert 0.05 < size < 50, f"{node.name}: {size}"
+
+
 def check_activations(graph: Graph) -> None:
     shape = [2 if not isinstance(d, int) else d for d in graph.types[graph.inputs[0]].shape]
     images = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
     values = run(graph, images)
-    for node in graph.nodes[:-1]:
-        size = float(np.sqrt(np.mean(np.square(values[node.name]))))
-        assert 0.05 < size < 50, f"{node.name}: {size}"
+    check_sizes(graph, values)
     softmax = values[graph.outputs[0][1]]
     assert 1.5 / softmax.shape[1] < softmax.max() < 0.9  # neither flat nor saturated
     assert np.abs(softmax[0] - softmax[1]).max() > 0.05 * softmax.max()  # tells images apart

@@ -16,6 +16,7 @@ from cnnc.ir.ops import (
     BatchNorm,
     Concat,
     Conv2d,
+    ConvTranspose2d,
     Dense,
     Dropout,
     Flatten,
@@ -78,6 +79,29 @@ X = f32(N, 4, 8, 8)
             [f32(N, 4, H, 8), f32(6, 4, 3, 3)],
             "size H-1 is not known to be divisible by 2",
         ),
+        (
+            ConvTranspose2d(),
+            [X, f32(6, 4, 3, 3)],
+            "conv_transpose2d: weight expects 6 input channels, x has 4",
+        ),
+        (ConvTranspose2d(groups=3), [X, f32(4, 2, 3, 3)], "4 input channels do not divide by"),
+        (
+            ConvTranspose2d(groups=2),
+            [X, f32(4, 3, 3, 3), f32(3)],
+            "conv_transpose2d: bias must have shape [6], got f32[3]",
+        ),
+        (
+            ConvTranspose2d(stride=(2, 1), output_padding=(1, 1)),
+            [X, f32(4, 6, 3, 3)],
+            "output_padding must be >= 0 and less than the stride or the dilation, got (1, 1)",
+        ),
+        (
+            ConvTranspose2d(pad=(0, 5, 0, 5)),
+            [X, f32(4, 6, 3, 3)],
+            "the padding (0, 5, 0, 5) leaves 0 columns of the result",
+        ),
+        (ConvTranspose2d(stride=(0, 1)), [X, f32(4, 6, 3, 3)], "got stride=(0, 1)"),
+        (ConvTranspose2d(), [X, f32(4, 6, 3)], "conv_transpose2d: weight must have rank 4"),
         (Dense(), [X, f32(3, 4)], "dense: x must have rank 2"),
         (Dense(), [f32(N, 5), f32(3, 4)], "dense: weight expects 4 features, x has 5"),
         (Dense(), [f32(N, 4), f32(3, 4), f32(4)], "bias must have shape [3], got f32[4]"),
@@ -105,7 +129,7 @@ X = f32(N, 4, 8, 8)
             [f32(N, 4, H, 8)],
             "avg_pool2d: ceil_mode needs a fixed size, got H",
         ),
-        (GlobalAvgPool(), [f32(N, 4, 0, 8)], "a mean over an empty map has no value"),
+        (GlobalAvgPool(), [f32(N, 4, 0, 8)], "an empty map has neither mean nor maximum"),
         (Add(), [X, f32(3, 1, 1)], "add: cannot broadcast [N,4,8,8] and [3,1,1]: dimension 1"),
         (Add(), [X, f32(2, 4, 8, 8)], "dimension 0 is 2 versus N"),
         (
@@ -182,6 +206,24 @@ def test_wrong_numbers_of_operands(op: Op, count: int, message: str) -> None:
             [f32(1, 1, 3, 4)],
             (1, 1, 2, 3),
         ),
+        # DCGAN's generator, and U-Net's way up with a symbolic size.
+        (
+            ConvTranspose2d(stride=(2, 2), pad=(1, 1, 1, 1)),
+            [f32(N, 512, 4, 4), f32(512, 256, 4, 4)],
+            (N, 256, 8, 8),
+        ),
+        (
+            ConvTranspose2d(stride=(2, 2)),
+            [f32(N, 64, H, Sym("W", 2)), f32(64, 32, 2, 2)],
+            (N, 32, 2 * H, Sym("W", 2, 4)),
+        ),
+        (
+            ConvTranspose2d(
+                stride=(3, 2), dilation=(2, 1), groups=2, output_padding=(2, 1), pad=(1, 0, 2, 3)
+            ),
+            [f32(N, 4, 5, 6), f32(4, 3, 3, 4)],
+            (N, 6, 16, 12),
+        ),
         (Flatten(), [f32(N, 512, 7, 7)], (N, 25088)),
         (Reshape(shape=(0, 4, -1)), [X], (N, 4, 64)),
         (Reshape(shape=(-1, 8)), [f32(N, 2, 4)], (N, 8)),
@@ -203,6 +245,11 @@ def test_shapes(op: Op, types: list[TensorType], shape: tuple[Dim, ...]) -> None
     ("op", "types", "flops"),
     [
         (Conv2d(), [f32(2, 8, 5, 5), f32(16, 8, 3, 3)], 2 * 2 * 16 * 9 * 8 * 9),
+        (
+            ConvTranspose2d(groups=2, stride=(2, 2)),
+            [f32(3, 8, 5, 5), f32(8, 6, 2, 2), f32(12)],
+            2 * 3 * 8 * 25 * 6 * 4,
+        ),
         (Conv2d(groups=8), [f32(1, 8, 5, 5), f32(8, 1, 3, 3)], 2 * 8 * 9 * 9),
         (Dense(epilogue=(Step(Relu()),)), [f32(2, 10), f32(5, 10)], 2 * 2 * 50 + 10),
         (AvgPool2d(window=(2, 3)), [f32(1, 1, 3, 3)], 2 * 1 * 6),
@@ -251,7 +298,33 @@ def test_a_maximum_of_negative_numbers_ignores_the_padding() -> None:
     np.testing.assert_array_equal(y, np.full((1, 1, 2, 2), -3))
 
 
-@pytest.mark.parametrize("name", ["relu", "relu6", "leaky_relu", "tanh", "sigmoid"])
+def test_a_transposed_convolution_turns_the_kernel_and_pads_at_the_end() -> None:
+    x = np.array([1, 10], np.float32).reshape(1, 1, 1, 2)
+    weight = np.array([1, 2, 3], np.float32).reshape(1, 1, 1, 3)
+    bias = np.array([100], np.float32)
+    op = ConvTranspose2d(stride=(1, 2), output_padding=(0, 1))
+    np.testing.assert_array_equal(
+        op.evaluate(x, weight, bias).ravel(), [101, 102, 113, 120, 130, 100]
+    )
+    cut = ConvTranspose2d(stride=(1, 2), output_padding=(0, 1), pad=(0, 1, 0, 2))
+    np.testing.assert_array_equal(cut.evaluate(x, weight, bias).ravel(), [102, 113, 120])
+
+
+def test_a_transposed_convolution_is_the_adjoint_of_a_convolution() -> None:
+    """<conv(x), y> = <x, conv_transpose(y)> for the same weights."""
+    random = np.random.default_rng(0)
+    attributes = {"stride": (2, 3), "pad": (1, 0, 2, 1), "dilation": (2, 1), "groups": 2}
+    x, weight = random.standard_normal((2, 6, 9, 12)), random.standard_normal((4, 3, 3, 4))
+    forward = Conv2d(**attributes).evaluate(x, weight)  # type: ignore[arg-type]
+    y = random.standard_normal(forward.shape)
+    spare = (1, 0)  # rows and columns at the end of x that no window reaches
+    back = ConvTranspose2d(output_padding=spare, **attributes)  # type: ignore[arg-type]
+    found = back.evaluate(y, weight)
+    assert found.shape == x.shape
+    np.testing.assert_allclose(np.vdot(forward, y), np.vdot(x, found), rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["relu", "relu6", "leaky_relu", "tanh", "sigmoid", "elu", "sqrt"])
 def test_activations_at_the_ends(name: str) -> None:
     x = np.array([-np.inf, np.inf, np.nan, -200, 200], np.float32)
     ends = {
@@ -260,6 +333,8 @@ def test_activations_at_the_ends(name: str) -> None:
         "leaky_relu": [-np.inf, np.inf, np.nan, -2, 200],
         "tanh": [-1, 1, np.nan, -1, 1],
         "sigmoid": [0, 1, np.nan, 0, 1],
+        "elu": [-1, np.inf, np.nan, -1, 200],
+        "sqrt": [np.nan, np.inf, np.nan, np.nan, np.sqrt(200)],
     }[name]
     y = OPS[name]().evaluate(x)
     np.testing.assert_allclose(np.asarray(y), np.array(ends, np.float32), rtol=1e-6)
