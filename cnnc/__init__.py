@@ -4,6 +4,7 @@
     model = cnnc.compile("resnet50")          # a zoo name, a file, or a Graph
     y = model(x)                              # NumPy in, NumPy out
     print(model.report())
+    model.save("resnet50.cnnca")              # cnnc.load_compiled("resnet50.cnnca")
 
 Importing this module imports none of the compiler; the first use does.
 """
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from cnnc.ir.graph import Graph
     from cnnc.model import CompiledModel
 
-__all__ = ["__version__", "compile", "load"]
+__all__ = ["__version__", "compile", "load", "load_compiled"]
 
 
 def compile(
@@ -30,13 +31,16 @@ def compile(
     progress: Callable[[str], None] | None = None,
     **options: Any,
 ) -> CompiledModel:
-    """Compiles a model to native code for this machine.
+    """Compiles a model to native code for this machine, or takes it from the cache.
+
+    What is compiled from a file is kept under `$XDG_CACHE_HOME/cnnc` (`~/.cache/cnnc`) and used
+    again as long as the model, its weights, the options, the processor and cnnc are the same.
 
     Args:
         source: the name of a zoo model ("resnet50"), a model file, or a `Graph`.
         progress: called with a few words at the start of each phase.
         **options: `threads`, `target`, `passes`, `exact`, `max_rel_err`, `strict`, `sizes`,
-            `parameters`; see `cnnc.options.Options`.
+            `parameters`, `cache`, `cache_bytes`; see `cnnc.options.Options`.
 
     Returns:
         A `CompiledModel`: call it with arrays.
@@ -45,7 +49,7 @@ def compile(
         CnncError: (all from `cnnc.ir.location`) the source cannot be read, an option is unknown,
             a size is missing; the message names the place, the reason and the fix.
     """
-    from cnnc.driver import compile
+    from cnnc.cache import compile
 
     return compile(source, progress=progress, **options)
 
@@ -56,3 +60,21 @@ def load(source: str | Path, **options: Any) -> Graph:
     from cnnc.options import Options
 
     return load_graph(source, Options.of(**options))
+
+
+def load_compiled(path: str | Path, *, threads: int | None = None) -> CompiledModel:
+    """A model that `CompiledModel.save` wrote, ready to run; needs none of the compiler.
+
+    The file holds native code, so load only what you trust. Its weights are mapped into memory:
+    processes that load the same file share them.
+
+    Args:
+        path: the file; a change in place while it is in use would be seen by the model.
+        threads: how many threads run it; None takes what the process may use.
+
+    Raises:
+        CnncError: there is no such file, it is damaged, or it is for another processor or version.
+    """
+    from cnnc.link import load_compiled
+
+    return load_compiled(path, threads)

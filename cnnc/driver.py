@@ -11,34 +11,44 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from cnnc.codegen.host import (
-    can_run,
-    compile_object,
-    load_object,
-    measure_ghz,
-    named_target,
-    native_target,
-)
+from cnnc.codegen.host import can_run, compile_object, measure_ghz, named_target, native_target
 from cnnc.codegen.kernels import KERNELS
 from cnnc.codegen.module import NativeModule, build_module
-from cnnc.codegen.team import default_threads, team, team_symbols
+from cnnc.codegen.team import default_threads, team_object
 from cnnc.frontends import load
 from cnnc.ir.graph import Graph, Node
 from cnnc.ir.location import Diagnostic, Location, OptionError, PassError
-from cnnc.ir.op import Fusable
+from cnnc.ir.op import Array, Fusable
 from cnnc.ir.ops import Reorder
 from cnnc.ir.target import Target
+from cnnc.ir.types import TensorType
+from cnnc.link import Make, link, machine_of, versions
 from cnnc.model import CompiledModel
 from cnnc.options import Options
 from cnnc.passes import PASSES, PIPELINES
 from cnnc.passes.base import Context, Observer, PassRecord, Pipeline
 from cnnc.report import KernelRow, Memory, PassRow, Report
-from cnnc.runtime.executable import Executable, Step
+from cnnc.runtime import plain
+from cnnc.runtime.artifact import Artifact, Manifest, Tensor
+from cnnc.runtime.executable import Executable, Run
+from cnnc.runtime.mixed import MixedExecutable
+from cnnc.sources import resolve, zoo_models
+
+__all__ = [
+    "Build",
+    "assemble",
+    "build",
+    "compile",
+    "finish",
+    "load_graph",
+    "optimise",
+    "resolve",
+    "resolve_target",
+    "zoo_models",
+]
 
 Progress = Callable[[str], None]
 """Called with a few words at the start of each phase, pass and kernel."""
-
-ZOO = Path(__file__).parent / "zoo"
 
 
 @dataclass(frozen=True)
@@ -50,32 +60,6 @@ class Build:
     target: Target
     options: Options
     report: Report
-
-
-def zoo_models() -> dict[str, Path]:
-    """Name -> file of the models that come with cnnc."""
-    return {path.stem: path for path in sorted(ZOO.glob("*.cnn"))}
-
-
-def resolve(source: str | Path) -> Path:
-    """The file of a zoo model's name or a path.
-
-    Raises:
-        OptionError: there is neither; suggests the nearest name.
-    """
-    models = zoo_models()
-    if str(source) in models:
-        return models[str(source)]
-    path = Path(source)
-    if path.is_file():
-        return path
-    from difflib import get_close_matches
-
-    near = get_close_matches(str(source), models, n=1)
-    known = ", ".join(models)
-    help = f"did you mean `{near[0]}`?" if near else f"give a file, or a zoo model: {known}"
-    what = "is a folder" if path.is_dir() else "is neither a file nor a model of the zoo"
-    raise OptionError(Diagnostic(f"`{source}` {what}", help=help))
 
 
 def load_graph(source: str | Path | Graph, options: Options) -> Graph:
@@ -150,26 +134,60 @@ def finish(built: Build, progress: Progress | None = None) -> CompiledModel:
                 help="inspect it with `cnnc inspect --target`, or compile for `native`",
             )
         )
+    return link(assemble(built, progress), built.options.threads, make=_maker(built))
+
+
+def assemble(built: Build, progress: Progress | None = None) -> Artifact:
+    """The compiled model as a value, which need not be able to run here."""
     if progress:
         progress("native code")
     clock = _Clock()
     code = compile_object(built.module.text, built.target)
     clock.lap("native code")
-    loaded = load_object(code, team_symbols())
-    steps = [
-        Step(loaded.address(s.symbol)) if s.is_native else Step(node=s.nodes[0])
-        for s in built.module.segments
-    ]
-    threads = built.report.threads
+    report = replace(built.report, seconds={**built.report.seconds, **clock.laps})
+    manifest = _manifest(built, report)
+    return Artifact(manifest, code, team_object(built.target), built.module.weights)
+
+
+def _manifest(built: Build, report: Report) -> Manifest:
+    graph = built.planned
+    return Manifest(
+        model=graph.name,
+        inputs=tuple(_tensor(name, graph.types[name]) for name in graph.inputs),
+        outputs=tuple(_tensor(name, graph.types[value]) for name, value in graph.outputs),
+        nodes=tuple(node.name for node in graph.nodes),
+        foreign=report.reference,
+        steps=tuple(s.symbol for s in built.module.segments if s.is_native),
+        arena_bytes=graph.arena_bytes,
+        scratch_bytes=built.module.scratch_bytes,
+        machine=machine_of(built.target),
+        versions=versions(),
+        report=plain.write(report),
+    )
+
+
+def _tensor(name: str, type: TensorType) -> Tensor:
+    return Tensor(name, type.dtype, type.shape)
+
+
+def _maker(built: Build) -> Make:
+    """What makes the executable: one that runs nodes in NumPy, where the model has such."""
+    segments = built.module.segments
+    if all(segment.is_native for segment in segments):
+        return Executable
     # Only nodes that run in NumPy still read the constants: the others read the packed weights.
-    read = {o for step in steps if step.node for o in step.node.operands}
+    read = {o for s in segments if not s.is_native for o in s.nodes[0].operands}
     constants = {name: a for name, a in built.planned.constants.items() if name in read}
     graph = replace(built.planned, constants=constants)
-    executable = Executable(
-        graph, steps, built.module.weights, built.module.scratch_bytes, threads, team(threads).run
-    )
-    report = replace(built.report, seconds={**built.report.seconds, **clock.laps})
-    return CompiledModel(executable, report, loaded)
+
+    def make(
+        manifest: Manifest, weights: Array, addresses: Sequence[int], threads: int, run: Run
+    ) -> Executable:
+        native = iter(addresses)
+        steps = [next(native) if s.is_native else s.nodes[0] for s in segments]
+        return MixedExecutable(manifest, weights, graph, steps, threads, run)
+
+    return make
 
 
 class _Clock:

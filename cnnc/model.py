@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cnnc.ir.location import Diagnostic, InputError
-from cnnc.ir.op import Array
-from cnnc.ir.types import Dim, TensorType
 from cnnc.report import Memory, Report
+from cnnc.runtime.artifact import Artifact, Tensor, save
 from cnnc.runtime.executable import Executable
+
+if TYPE_CHECKING:
+    from cnnc.ir.op import Array
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,17 +34,18 @@ class CompiledModel:
     """A model in native code, made by `cnnc.compile`.
 
     Safe to call from several Python threads. `model(x)` takes the only input and gives the only
-    output; `model.run({...})` works with names.
+    output; `model.run({...})` works with names. `model.artifact` is the model as a value.
     """
 
-    def __init__(self, executable: Executable, report: Report, code: object) -> None:
+    def __init__(
+        self, artifact: Artifact, executable: Executable, report: Report, code: object
+    ) -> None:
+        self.artifact = artifact
         self._executable = executable
         self._report = report
         self._code = code  # keeps the native code loaded
-        graph = executable.graph
-        self.graph = graph
-        self.inputs = tuple(_info(name, graph.types[name]) for name in graph.inputs)
-        self.outputs = tuple(_info(name, graph.types[value]) for name, value in graph.outputs)
+        self.inputs = tuple(_info(tensor) for tensor in artifact.manifest.inputs)
+        self.outputs = tuple(_info(tensor) for tensor in artifact.manifest.outputs)
 
     def __call__(self, *args: Array, out: Array | None = None, **named: Array) -> Any:
         """Runs the model: `m(x)`, `m(x, y)` in the order of `m.inputs`, or `m(image=x)`.
@@ -51,12 +55,8 @@ class CompiledModel:
         Raises:
             InputError: names, shapes or element types that do not fit.
         """
-        if len(args) > len(self.inputs):
-            raise InputError(f"the model has {len(self.inputs)} inputs, got {len(args)}")
-        given = dict(zip((i.name for i in self.inputs), args, strict=False))
-        twice = given.keys() & named.keys()
-        if twice:
-            raise InputError(f"input `{min(twice)}` is given twice")
+        if named or len(args) != len(self.inputs):
+            args = self._in_order(args, named)
         if out is not None and len(self.outputs) > 1:
             raise InputError(
                 Diagnostic(
@@ -64,9 +64,20 @@ class CompiledModel:
                     help="use model.run(inputs, out={name: array, ...})",
                 )
             )
-        places = None if out is None else {self.outputs[0].name: out}
-        results = tuple(self.run({**given, **named}, places).values())
-        return results[0] if len(results) == 1 else results
+        results = self._executable.call(args, None if out is None else (out,))
+        return results[0] if len(results) == 1 else tuple(results)
+
+    def _in_order(self, args: Sequence[Array], named: Mapping[str, Array]) -> tuple[Array, ...]:
+        if len(args) > len(self.inputs):
+            raise InputError(f"the model has {len(self.inputs)} inputs, got {len(args)}")
+        names = [info.name for info in self.inputs]
+        given = dict(zip(names, args, strict=False))
+        twice = given.keys() & named.keys()
+        if twice:
+            raise InputError(f"input `{min(twice)}` is given twice")
+        given |= named
+        self._executable.check_names(given)
+        return tuple(given[name] for name in names)
 
     def run(
         self, inputs: Mapping[str, Array], out: Mapping[str, Array] | None = None
@@ -85,13 +96,15 @@ class CompiledModel:
         """Kernel name -> median seconds in it, over `repeats` runs of the whole model."""
         from time import perf_counter
 
-        names = [node.name for node in self.graph.nodes]
+        names = self.artifact.manifest.nodes
+        self._executable.check_names(inputs)
+        arrays = [inputs[info.name] for info in self.inputs]
         samples = np.empty((repeats, len(names)))
         cycles = np.zeros(len(names) + 1, np.uint64)
         for i in range(repeats):
             cycles[:] = 0
             start = perf_counter()
-            self._executable.run(inputs, cycles=cycles)
+            self._executable.call(arrays, cycles=cycles)
             seconds = perf_counter() - start
             ticks = np.concatenate([cycles[-1:], cycles[:-1]])
             # Steps without code of their own leave no count: they end where the last one did.
@@ -99,6 +112,22 @@ class CompiledModel:
             total = max(ticks[-1] - ticks[0], 1.0)
             samples[i] = np.diff(ticks) / total * seconds
         return dict(zip(names, np.median(samples, axis=0).tolist(), strict=True))
+
+    def save(self, path: str | Path) -> None:
+        """Writes the compiled model to a file, for `cnnc.load_compiled` on a machine like this.
+
+        The file holds native code for the target and packed weights; loading it needs none of the
+        compiler and takes milliseconds. By custom its name ends in `.cnnca`.
+
+        Raises:
+            CnncError: the file cannot be written, or a part of the model runs in NumPy.
+        """
+        save(path, self.artifact)
+
+    @property
+    def is_native(self) -> bool:
+        """Whether all of it is native code: whether it can be saved."""
+        return not self.artifact.manifest.foreign
 
     @property
     def memory(self) -> Memory:
@@ -114,18 +143,20 @@ class CompiledModel:
         """What the compiler did: passes, kernels, memory, time. `print` it, or take `.json()`."""
         return self._report
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        from cnnc.link import link  # which needs this module
+
+        return link, (self.artifact, self.threads)
+
     def __repr__(self) -> str:
         inputs = ", ".join(map(str, self.inputs))
         outputs = ", ".join(map(str, self.outputs))
         return (
             f"<cnnc model {self._report.model}({inputs}) -> ({outputs}); "
-            f"{len(self.graph.nodes)} kernels, {self.threads} threads, {self.memory}>"
+            f"{len(self._report.kernels)} kernels, {self.threads} threads, {self.memory}>"
         )
 
 
-def _info(name: str, type: TensorType) -> TensorInfo:
-    return TensorInfo(name, type.dtype.value, tuple(_size(d) for d in type.shape))
-
-
-def _size(dim: Dim) -> int | str:
-    return dim if isinstance(dim, int) else str(dim)
+def _info(tensor: Tensor) -> TensorInfo:
+    shape = tuple(dim if isinstance(dim, int) else str(dim) for dim in tensor.shape)
+    return TensorInfo(tensor.name, tensor.dtype.value, shape)

@@ -23,6 +23,8 @@ class Options(BaseModel):
         strict: refuse a model of which a part would run in NumPy.
         sizes: numbers for symbolic sizes, e.g. {"H": 256}; the batch may stay symbolic.
         parameters: values for the model's parameters, e.g. {"classes": 10}.
+        cache: take a model that was compiled before from the cache, and keep this one there.
+        cache_bytes: how large the cache may grow; what was not used for longest goes first.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -35,6 +37,8 @@ class Options(BaseModel):
     strict: bool = False
     sizes: dict[str, int] = Field(default_factory=dict)
     parameters: dict[str, Any] = Field(default_factory=dict)
+    cache: bool = True
+    cache_bytes: int = Field(default=2 * 10**9, ge=0)
 
     @staticmethod
     def of(**given: Any) -> Options:

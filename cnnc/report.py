@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
+
+from cnnc.runtime.plain import write
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,7 @@ class Report:
     functions: int  # distinct native kernels
     reorders: int
     seconds: dict[str, float]  # phase -> wall-clock seconds
+    cached: bool = False  # compiled earlier: taken from the cache or a file
 
     @property
     def fused(self) -> int:
@@ -81,7 +84,7 @@ class Report:
 
     def json(self) -> dict[str, Any]:
         """Plain data."""
-        return {**asdict(self), "peak_bytes": self.memory.peak}
+        return {**write(self), "peak_bytes": self.memory.peak}
 
     def summary(self) -> list[str]:
         """The work, the memory and the kernels in three lines."""
@@ -90,7 +93,7 @@ class Report:
             f"  {self.flops / 1e9:.3f} GFLOP, {self.parameters:,} parameters, memory {self.memory}",
             f"  {len(self.kernels)} kernels ({self.functions} distinct functions, "
             f"{self.fused} fused, {self.reorders} reorders), "
-            f"compiled in {sum(self.seconds.values()):.2f} s",
+            f"{'loaded' if self.cached else 'compiled'} in {sum(self.seconds.values()):.2f} s",
         ]
 
     def __str__(self) -> str:

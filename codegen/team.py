@@ -23,6 +23,7 @@ from pathlib import Path
 from cnnc.codegen.host import Code, compile_object, load_object, native_target
 from cnnc.codegen.team_text import team_text
 from cnnc.ir.location import CnncError, Diagnostic, OptionError
+from cnnc.ir.target import Target
 
 _SPIN_NS = 50_000  # how long a worker looks for the next run before it sleeps
 _CROWDED_SPIN_NS = 2_000  # the same where threads outnumber processors and spinning delays others
@@ -32,23 +33,54 @@ _CROWDED_SPIN_NS = 2_000  # the same where threads outnumber processors and spin
 class _Native:
     """The team's functions in this process."""
 
+    object_code: bytes
     code: Code
     create: Callable[[int, int], int | None]
     run: Callable[[int | None, int, int], None]
     destroy: Callable[[int], None]
 
 
-@cache
 def _native() -> _Native:
-    target = native_target()
-    code = load_object(compile_object(team_text(target.triple), target, optimise=True))
-    handle = ctypes.c_void_p
-    return _Native(
-        code,
-        ctypes.CFUNCTYPE(handle, ctypes.c_int64, ctypes.c_int64)(code.address("cnnc_team_create")),
-        ctypes.CFUNCTYPE(None, handle, handle, handle)(code.address("cnnc_team_run")),
-        ctypes.CFUNCTYPE(None, handle)(code.address("cnnc_team_destroy")),
-    )
+    if not _LOADED:
+        provide_team(_compiled(native_target()))
+    return _LOADED[0]
+
+
+@cache
+def team_object(target: Target) -> bytes:
+    """The team's object code for the target: what `provide_team` takes in another process."""
+    same = (target.triple, target.cpu, target.features)
+    host = native_target()
+    if same == (host.triple, host.cpu, host.features):
+        return _native().object_code
+    return _compiled(target)
+
+
+def _compiled(target: Target) -> bytes:
+    return compile_object(team_text(target.triple), target, optimise=True)
+
+
+def provide_team(object_code: bytes) -> None:
+    """Spares this process the compilation of the team; without effect if it has one already.
+
+    Raises:
+        CnncError: the object code is damaged, or made for another architecture.
+    """
+    if not _LOADED:
+        code, handle = load_object(object_code), ctypes.c_void_p
+        create = ctypes.CFUNCTYPE(handle, ctypes.c_int64, ctypes.c_int64)
+        run, destroy = (
+            ctypes.CFUNCTYPE(None, handle, handle, handle),
+            ctypes.CFUNCTYPE(None, handle),
+        )
+        native = _Native(
+            object_code,
+            code,
+            create(code.address("cnnc_team_create")),
+            run(code.address("cnnc_team_run")),
+            destroy(code.address("cnnc_team_destroy")),
+        )
+        _LOADED.append(native)
 
 
 class Team:
@@ -135,6 +167,8 @@ def _forget_all() -> None:
     for team in list(_LIVE):
         team._forget()
 
+
+_LOADED: list[_Native] = []  # the first one counts: threads may be loading it at the same time
 
 # Every team, for the fork, and the shared ones.
 _LIVE: weakref.WeakSet[Team] = weakref.WeakSet()

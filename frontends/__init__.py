@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from cnnc.ir.graph import Graph
 from cnnc.ir.location import Diagnostic, OptionError
+
+if TYPE_CHECKING:
+    from cnnc.ir.graph import Graph
 
 
 def _cnn(source: str | Path, parameters: Mapping[str, object] | None, model: str | None) -> Graph:
@@ -15,9 +18,18 @@ def _cnn(source: str | Path, parameters: Mapping[str, object] | None, model: str
     return load_file(source, parameters=parameters, model=model)
 
 
-Frontend = Callable[[str | Path, Mapping[str, object] | None, str | None], Graph]
+def _cnn_files(source: Path) -> list[Path]:
+    from cnnc.frontends.scan import model_files
+
+    return model_files(source)
+
+
+Frontend = Callable[[str | Path, Mapping[str, object] | None, str | None], "Graph"]
 
 FRONTENDS: dict[str, Frontend] = {".cnn": _cnn}
+
+# Suffix -> all files that loading a model reads. Models of other suffixes are never cached.
+FILES: dict[str, Callable[[Path], list[Path]]] = {".cnn": _cnn_files}
 
 
 def load(

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cnnc.ir.location import Diagnostic, InputError
-from cnnc.ir.op import Array
 from cnnc.ir.types import Sym, TensorType
+
+if TYPE_CHECKING:
+    from cnnc.ir.op import Array
 
 
 def check_inputs(types: Mapping[str, TensorType], inputs: Mapping[str, Array]) -> dict[str, int]:

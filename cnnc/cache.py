@@ -1,0 +1,263 @@
+"""The cache of compiled models on disk: `compile` with it, and the folder itself.
+
+An entry is a file as `CompiledModel.save` writes it, named by its key (`cnnc.keys`). Entries appear
+as a whole, so processes may share the folder without locks. Entries are code that will be run:
+the folder must belong to this user, and nobody else may be able to write to it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from hashlib import blake2b
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from cnnc.ir.location import CnncError, Diagnostic
+from cnnc.runtime.artifact import PART, SUFFIX, Artifact, read, save
+
+if TYPE_CHECKING:
+    from cnnc.ir.graph import Graph
+    from cnnc.model import CompiledModel
+
+_HASH = ".hash"  # suffix of a remembered hash of a file's content
+_SETTLED_SECONDS = 2.0  # a file that changed later than this ago may change again unseen
+_STALE_SECONDS = 3600.0  # a file that is being written for so long never will be
+
+
+class CacheWarning(UserWarning):
+    """The cache cannot be used; everything is compiled."""
+
+
+def compile(
+    source: str | Path | Graph,
+    *,
+    progress: Callable[[str], None] | None = None,
+    **options: Any,
+) -> CompiledModel:
+    """The model from the cache, else compiled and kept there; see `cnnc.compile`."""
+    start = perf_counter()
+    if isinstance(source, str | Path) and options.get("cache", True) is True:
+        _check_unkeyed(options)
+        folder = _usable_cache()
+        if folder is not None:
+            return _compile_with(folder, source, progress, options, start)
+    from cnnc import driver
+
+    return driver.compile(source, progress=progress, **options)
+
+
+def _compile_with(
+    cache: Cache,
+    source: str | Path,
+    progress: Callable[[str], None] | None,
+    options: dict[str, Any],
+    start: float,
+) -> CompiledModel:
+    from cnnc.keys import key_of
+    from cnnc.link import link
+
+    key = key_of(source, options, cache.file_hash)
+    found = None if key is None else cache.get(key)
+    if found is not None:
+        if progress is not None:
+            progress("loading from the cache")
+        return link(found, options.get("threads"), start=start)
+    from cnnc import driver
+    from cnnc.options import Options
+
+    model = driver.compile(source, progress=progress, **options)
+    # The files may have changed since their hashes were taken.
+    if key is not None and model.is_native and key == key_of(source, options, cache.file_hash):
+        if progress is not None:
+            progress("writing to the cache")
+        try:
+            cache.put(key, model.artifact, Options.of(**options).cache_bytes)
+        except CnncError as error:
+            _warn(error)
+    return model
+
+
+def _check_unkeyed(options: dict[str, Any]) -> None:
+    """Raises `OptionError` for an option that is wrong, unless the key will tell.
+
+    What stands in the key was checked when the entry was made. `threads` and `cache` do not; they
+    are looked at here, because checking them properly takes longer than all the rest.
+    """
+    from cnnc.keys import RELEVANT
+
+    threads = options.get("threads")
+    if not options.keys() <= {*RELEVANT, "threads", "cache"} or not (
+        threads is None or type(threads) is int and 1 <= threads <= 1024
+    ):
+        from cnnc.options import Options
+
+        Options.of(**options)
+
+
+def _usable_cache() -> Cache | None:
+    try:
+        return open_cache()
+    except CnncError as error:
+        _warn(error)
+        return None
+
+
+def _warn(error: CnncError) -> None:
+    warnings.warn(str(error), CacheWarning, stacklevel=5)
+
+
+# -- the folder ------------------------------------------------------------------------------------
+
+
+def cache_folder() -> Path:
+    """`$XDG_CACHE_HOME/cnnc`, by default `~/.cache/cnnc`.
+
+    Raises:
+        CnncError: nobody knows where the user's home is.
+    """
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    try:
+        return (Path(base) if Path(base).is_absolute() else Path.home() / ".cache") / "cnnc"
+    except RuntimeError:
+        raise _unusable("there is no home folder") from None
+
+
+def open_cache() -> Cache:
+    """The user's cache; its folder is made if it is not there.
+
+    Raises:
+        CnncError: it cannot be made, or others than this user could put code into it.
+    """
+    folder = cache_folder()
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = folder.stat()
+    except OSError as error:
+        raise _unusable(f"`{folder}`: {error.strerror or error}") from None
+    if not _is_ours(status):
+        raise _unusable(f"`{folder}` belongs to another user, or others may write to it")
+    return Cache(folder)
+
+
+def _is_ours(status: os.stat_result) -> bool:
+    """Whether the file is this user's, and nobody else may write to it."""
+    others = stat.S_IWGRP | stat.S_IWOTH
+    return status.st_uid == os.geteuid() and not status.st_mode & others
+
+
+def _unusable(why: str) -> CnncError:
+    return CnncError(
+        Diagnostic(
+            f"the cache cannot be used: {why}",
+            help="set XDG_CACHE_HOME to a folder of your own, chmod it to 700, "
+            "or compile with cache=False",
+        )
+    )
+
+
+class Entry(NamedTuple):
+    """One file of the cache."""
+
+    path: Path
+    bytes: int
+    used: float  # when it was last used, in seconds since the epoch
+
+
+class Cache:
+    """Compiled models in a folder, by key. Use `open_cache`, which checks the folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def get(self, key: str) -> Artifact | None:
+        """The entry; None if it is not there, or not whole."""
+        path = self.folder / f"{key}{SUFFIX}"
+        try:
+            with open(path, "rb") as file:
+                if not _is_ours(os.fstat(file.fileno())):
+                    return None
+                # Reading all weights to check them would take longer than all the rest.
+                artifact = read(file, str(path), check_weights=False)
+            os.utime(path)
+        except (OSError, CnncError):
+            return None
+        return artifact
+
+    def put(self, key: str, artifact: Artifact, limit: int) -> None:
+        """Makes or replaces the entry, and removes the oldest ones beyond `limit` bytes.
+
+        Raises:
+            CnncError: it cannot be written.
+        """
+        if artifact.weights.nbytes > limit:
+            return
+        path = self.folder / f"{key}{SUFFIX}"
+        save(path, artifact, private=True)
+        self._trim(limit, path)
+
+    def entries(self) -> list[Entry]:
+        """The compiled models, the last used one first."""
+        return sorted(self._files(SUFFIX), key=lambda entry: entry.used, reverse=True)
+
+    def clear(self) -> int:
+        """Removes everything. Returns how many bytes that were."""
+        files = list(self._files(SUFFIX, _HASH, PART))
+        for file in files:
+            file.path.unlink(missing_ok=True)
+        return sum(file.bytes for file in files)
+
+    def file_hash(self, path: Path) -> str:
+        """A hash of the file's content; remembered as long as nobody has touched the file.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        status = path.stat()
+        identity = f"{path}\n{status.st_dev} {status.st_ino} {status.st_size} "
+        identity += f"{status.st_mtime_ns} {status.st_ctime_ns}"
+        memo = self.folder / f"{blake2b(identity.encode(), digest_size=20).hexdigest()}{_HASH}"
+        with suppress(OSError, UnicodeDecodeError):
+            known = memo.read_text()
+            if _is_ours(memo.stat()) and re.fullmatch("[0-9a-f]{64}", known):
+                return known
+        with open(path, "rb") as file:
+            digest = blake2b(digest_size=32)
+            while block := file.read(1 << 20):
+                digest.update(block)
+        if status.st_size > 1 << 20 and _is_settled(status):
+            with suppress(OSError):  # then it is computed again
+                part = memo.with_suffix(f".{os.getpid()}{PART}")
+                part.write_text(digest.hexdigest())
+                part.chmod(0o600)
+                part.replace(memo)
+        return digest.hexdigest()
+
+    def _files(self, *suffixes: str) -> Iterator[Entry]:
+        for path in self.folder.iterdir():
+            if path.suffix in suffixes:
+                with suppress(FileNotFoundError):  # another process has just removed it
+                    status = path.stat()
+                    yield Entry(path, status.st_size, status.st_mtime)
+
+    def _trim(self, limit: int, newest: Path) -> None:
+        """Removes what was not used for longest, down to `limit` bytes, and what was left over."""
+        for part in self._files(PART):
+            if time.time() - part.used > _STALE_SECONDS:
+                part.path.unlink(missing_ok=True)
+        total = 0
+        files = self._files(SUFFIX, _HASH)
+        for entry in sorted(files, key=lambda e: (e.path == newest, e.used), reverse=True):
+            total += entry.bytes
+            if total > limit and entry.path != newest:
+                entry.path.unlink(missing_ok=True)
+
+
+def _is_settled(status: os.stat_result) -> bool:
+    return time.time() - max(status.st_mtime, status.st_ctime) > _SETTLED_SECONDS

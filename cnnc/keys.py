@@ -1,0 +1,72 @@
+"""Keys of compiled models: equal keys mean that compiling would give the same code and weights."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from functools import cache
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+from cnnc.codegen.host import named_target
+from cnnc.frontends import FILES
+from cnnc.link import versions
+from cnnc.runtime.artifact import VERSION
+from cnnc.sources import resolve
+
+# The options that have a say in the code. Threads do not: work is shared out when it runs.
+RELEVANT = ("target", "passes", "exact", "max_rel_err", "sizes", "parameters")
+
+_PACKAGE = Path(__file__).parent
+_NO_MATTER = {"cli", "zoo", "__pycache__"}
+
+
+def key_of(
+    source: str | Path, options: Mapping[str, Any], file_hash: Callable[[Path], str]
+) -> str | None:
+    """The key of a model with its options, as they were given; None if it has none.
+
+    It covers the contents of all files of the model, the relevant options, the target processor,
+    the code of cnnc itself and the versions of what it builds on.
+
+    Args:
+        source: a zoo name or a file.
+        options: keyword arguments of `cnnc.compile`; need not be checked yet.
+        file_hash: gives the hash of a file's content.
+
+    Raises:
+        OptionError: there is no such source or target.
+    """
+    path = resolve(source)
+    files, target = FILES.get(path.suffix), options.get("target", "native")
+    if files is None or not isinstance(target, str):
+        return None
+    try:
+        parts = [
+            VERSION,
+            versions(),
+            code_hash(),
+            repr(named_target(target)),
+            {name: options[name] for name in RELEVANT if name in options},
+            [str(source), str(path.resolve())],  # messages and reports name them
+            [(str(file), file_hash(file)) for file in sorted(files(path))],
+        ]
+        text = json.dumps(parts, sort_keys=True)
+    except (OSError, TypeError, ValueError):
+        return None  # what is wrong will be said when the model is compiled
+    return blake2b(text.encode(), digest_size=20).hexdigest()
+
+
+@cache
+def code_hash() -> str:
+    """A hash of cnnc's own code, as far as it decides on what is compiled."""
+    digest = blake2b(digest_size=20)
+    for folder, folders, names in os.walk(_PACKAGE, followlinks=True):
+        folders[:] = sorted(set(folders) - _NO_MATTER)
+        for name in sorted(names):
+            if name.endswith((".py", ".lark")):
+                data = Path(folder, name).read_bytes()
+                digest.update(f"{name} {len(data)} ".encode() + data)
+    return digest.hexdigest()

@@ -1,0 +1,107 @@
+"""From a compiled model as a value to one that runs. Needs neither the frontends nor the passes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import llvmlite
+import llvmlite.binding
+import numpy as np
+
+from cnnc._version import __version__
+from cnnc.codegen.host import can_run, load_object, native_target
+from cnnc.codegen.team import default_threads, provide_team, team, team_symbols
+from cnnc.ir.location import Diagnostic, OptionError
+from cnnc.ir.target import Target
+from cnnc.model import CompiledModel
+from cnnc.report import Memory, Report
+from cnnc.runtime import artifact as files
+from cnnc.runtime import plain
+from cnnc.runtime.artifact import Artifact, Machine, Manifest
+from cnnc.runtime.executable import Executable, Run
+
+Make = Callable[[Manifest, Any, list[int], int, Run], Executable]
+"""Makes what runs the code of a manifest: `make(manifest, weights, addresses, threads, run)`."""
+
+
+def load_compiled(path: str | Path, threads: int | None = None) -> CompiledModel:
+    """A model that `CompiledModel.save` wrote; see `cnnc.load_compiled`."""
+    start = perf_counter()
+    return link(files.load(path), threads, start=start)
+
+
+def link(
+    artifact: Artifact,
+    threads: int | None = None,
+    *,
+    start: float | None = None,
+    make: Make = Executable,
+) -> CompiledModel:
+    """The model, its code loaded into this process.
+
+    Args:
+        artifact: what to run.
+        threads: how many threads run it; None takes what the process may use.
+        start: when loading began, by `perf_counter`; None if the model is freshly compiled.
+        make: what runs the code.
+
+    Raises:
+        CnncError: the code is damaged.
+        OptionError: it is for another processor, or `threads` is less than 1.
+    """
+    manifest = artifact.manifest
+    _check_machine(manifest)
+    provide_team(artifact.team)
+    code = load_object(artifact.code, team_symbols())
+    steps = [code.address(symbol) for symbol in manifest.steps]
+    count = default_threads() if threads is None else threads
+    executable = make(manifest, artifact.weights, steps, count, team(count).run)
+    report = plain.read(Report, manifest.report, "report")
+    scratch = manifest.scratch_bytes * count
+    memory = Memory(artifact.weights.nbytes, manifest.arena_bytes, scratch)
+    report = replace(report, threads=count, memory=memory)
+    if start is not None:
+        report = replace(report, cached=True, seconds={"load": perf_counter() - start})
+    return CompiledModel(artifact, executable, report, code)
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides on the code that is made."""
+    return {
+        "cnnc": __version__,
+        "llvmlite": llvmlite.__version__,
+        "llvm": ".".join(map(str, llvmlite.binding.llvm_version_info)),
+        "numpy": np.__version__,
+    }
+
+
+def machine_of(target: Target) -> Machine:
+    """What a manifest says of the target."""
+    return Machine(target.name, target.triple, target.cpu, target.features)
+
+
+def _check_machine(manifest: Manifest) -> None:
+    made = manifest.machine
+    target = Target(name=made.name, triple=made.triple, cpu=made.cpu, features=made.features)
+    if not can_run(target):
+        host = native_target()
+        lacking = sorted(_features(made.features) - _features(host.features))
+        notes = [f"this machine is {host.cpu} ({host.triple})"]
+        if lacking:
+            notes.append(f"it lacks {', '.join(lacking)}")
+        raise OptionError(
+            Diagnostic(
+                f"`{manifest.model}` is compiled for {made.cpu} ({made.triple}): "
+                "it cannot run on this machine",
+                notes=tuple(notes),
+                help="compile the model here, or for a common target such as x86-64-v3",
+            )
+        )
+
+
+def _features(text: str) -> set[str]:
+    return {feature[1:] for feature in text.split(",") if feature.startswith("+")}

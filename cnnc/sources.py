@@ -1,0 +1,35 @@
+"""Where models come from: the zoo's names, and files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cnnc.ir.location import Diagnostic, OptionError
+
+ZOO = Path(__file__).parent / "zoo"
+
+
+def zoo_models() -> dict[str, Path]:
+    """Name -> file of the models that come with cnnc."""
+    return {path.stem: path for path in sorted(ZOO.glob("*.cnn"))}
+
+
+def resolve(source: str | Path) -> Path:
+    """The file of a zoo model's name or a path.
+
+    Raises:
+        OptionError: there is neither; suggests the nearest name.
+    """
+    models = zoo_models()
+    if str(source) in models:
+        return models[str(source)]
+    path = Path(source)
+    if path.is_file():
+        return path
+    from difflib import get_close_matches
+
+    near = get_close_matches(str(source), models, n=1)
+    known = ", ".join(models)
+    help = f"did you mean `{near[0]}`?" if near else f"give a file, or a zoo model: {known}"
+    what = "is a folder" if path.is_dir() else "is neither a file nor a model of the zoo"
+    raise OptionError(Diagnostic(f"`{source}` {what}", help=help))

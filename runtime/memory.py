@@ -1,0 +1,33 @@
+"""Memory that native code reads and writes."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from cnnc.ir.op import Array
+
+LINE = 64  # bytes; arena, weights and scratch start on a cache line
+
+
+def aligned_empty(size: int) -> Array:
+    """`size` bytes, undefined, that start on a cache line, with one line to spare behind them."""
+    raw = np.empty(size + 2 * LINE, np.uint8)
+    start = -raw.ctypes.data % LINE
+    return raw[start : start + size]
+
+
+def packed(array: Array) -> Array:
+    """The array, or a copy of it, as the code reads it: aligned and C-contiguous."""
+    flags = array.flags
+    return array if flags.c_contiguous and flags.aligned else np.array(array, order="C")
+
+
+def address(array: Array) -> int:
+    """Where the elements of a C-contiguous array begin."""
+    if array.flags.writeable and array.size:  # three times faster than `array.ctypes`
+        return ctypes.addressof(ctypes.c_char.from_buffer(array.data))
+    return int(array.ctypes.data)

@@ -1,0 +1,77 @@
+"""Running a model of which a part has no native code: those nodes run in NumPy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cnnc.ir.graph import Graph, Node, Region
+from cnnc.ir.op import Array
+from cnnc.runtime.artifact import Manifest
+from cnnc.runtime.executable import ARRAYS, IMAGES, ROUND, Executable, Run, Workspace
+from cnnc.runtime.memory import address
+
+
+class MixedExecutable(Executable):
+    """An `Executable` that goes image by image through native steps and nodes in NumPy.
+
+    Args:
+        manifest, weights, threads, run: as for `Executable`.
+        graph: the planned graph with its memory plan; of its constants only those that nodes in
+            NumPy read are needed.
+        steps: in order, the addresses of native functions and the nodes between them.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        weights: Array,
+        graph: Graph,
+        steps: Sequence[int | Node],
+        threads: int,
+        run: Run,
+    ) -> None:
+        super().__init__(manifest, weights, [s for s in steps if isinstance(s, int)], threads, run)
+        self._graph = graph.bind({symbol: 1 for symbol in graph.symbols})
+        self._mixed = tuple(steps)
+        self._batched = [
+            bool(tensor.shape) and not isinstance(tensor.shape[0], int)
+            for tensor in (*manifest.inputs, *manifest.outputs)
+        ]
+
+    def _execute(
+        self, space: Workspace, images: int, inputs: list[Array], outputs: list[Array]
+    ) -> None:
+        space.context[IMAGES] = 1
+        for image in range(images):
+            arrays = [
+                array[image : image + 1] if batched else array
+                for array, batched in zip(inputs + outputs, self._batched, strict=True)
+            ]
+            for i, array in enumerate(arrays, ARRAYS):
+                space.context[i] = address(array)
+            for step in self._mixed:
+                if isinstance(step, int):
+                    self._run(step, space.address)
+                else:
+                    self._evaluate(step, space, arrays)
+            space.context[ROUND] += 1
+
+    def _evaluate(self, node: Node, space: Workspace, arrays: list[Array]) -> None:
+        operands = [self._view(name, space, arrays) for name in node.operands]
+        values = node.op.evaluate(*operands)
+        values = values if isinstance(values, tuple) else (values,)
+        for name, value in zip(node.results, values, strict=True):
+            self._view(name, space, arrays)[...] = value
+
+    def _view(self, name: str, space: Workspace, arrays: list[Array]) -> Array:
+        if name in self._graph.constants:
+            return self._graph.constants[name]
+        place, type = self._graph.places[name], self._graph.types[name]
+        if place.region is Region.ARENA:
+            count = type.elements * type.dtype.bytes
+            part = space.memory[place.offset : place.offset + count]
+            return part.view(type.dtype.numpy).reshape(type.dims)
+        index = place.offset
+        if place.region is Region.OUTPUT:
+            index += len(self._graph.inputs)
+        return arrays[index].reshape(type.dims)
