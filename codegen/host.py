@@ -13,6 +13,7 @@ import difflib
 import itertools
 import re
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -274,7 +275,9 @@ class Code:
 
     def __init__(self, library: Any) -> None:
         self._library = library
-        self._found: dict[str, Any] = {}  # the library is unloaded when one of these is dropped
+        # The library is unloaded when one of these is dropped, so none may be looked up twice.
+        self._found: dict[str, Any] = {}
+        self._looking = threading.Lock()
 
     def address(self, symbol: str) -> int:
         """The address of a symbol that the object defines.
@@ -282,12 +285,13 @@ class Code:
         Raises:
             CnncError: it does not, or it calls a function that is not in this process.
         """
-        if symbol not in self._found:
-            try:
-                self._found[symbol] = _jit().lookup(self._library.name, symbol)
-            except RuntimeError as error:
-                raise CnncError(f"cannot load `{symbol}`: {error}") from None
-        return int(self._found[symbol][symbol])
+        with self._looking:
+            if symbol not in self._found:
+                try:
+                    self._found[symbol] = _jit().lookup(self._library.name, symbol)
+                except RuntimeError as error:
+                    raise CnncError(f"cannot load `{symbol}`: {error}") from None
+            return int(self._found[symbol][symbol])
 
 
 def load_object(object_code: bytes, symbols: Mapping[str, int] | None = None) -> Code:
