@@ -38,6 +38,8 @@ from cnnc.ir.ops import (
     Dense,
     Div,
     GlobalAvgPool,
+    GlobalMaxPool,
+    GlobalPool2d,
     HardSigmoid,
     HardSwish,
     LeakyRelu,
@@ -329,20 +331,36 @@ def test_softmax_of_a_row_of_minus_infinity_is_nan() -> None:
 
 
 @st.composite
-def means(draw: Draw) -> Case:
+def whole_maps(draw: Draw) -> Case:
     sizes = st.integers(1, 12)
     x = numbers(
         draw(seeds), draw(st.integers(1, 3)), draw(st.integers(1, 70)), draw(sizes), draw(sizes)
     )
-    return _with_epilogue(draw, GlobalAvgPool(keep=draw(st.booleans())), [x], maps=True)
+    kind = draw(st.sampled_from([GlobalAvgPool, GlobalMaxPool]))
+    return _with_epilogue(draw, kind(keep=draw(st.booleans())), [x], maps=True)
 
 
 @few
-@given(data=st.data(), case=means())
+@given(data=st.data(), case=whole_maps())
 def test_global_pool(data: st.DataObject, case: Case) -> None:
     if case.expected.ndim != 4:
         case.halo = NO_HALO
     case.check(pick(lambda found: data.draw(st.sampled_from(found)), GlobalPool, case))
+
+
+@pytest.mark.parametrize("spare", [0, 1])
+@pytest.mark.parametrize("side", [1, 3, 7])
+def test_a_maximum_over_a_map_is_one_of_its_elements(side: int, spare: int) -> None:
+    """Not a zero of a border or of a lane past the end; and NaN and infinity where they are."""
+    x = -1 - np.abs(numbers(side, 1, LANES + 5, side, side))
+    x[0, 1, 0, 0], x[0, 2, -1, -1], x[0, 3, -1, 0] = np.nan, np.inf, -np.inf
+    x[0, 4] = -np.inf
+    case = Case(GlobalMaxPool(), [x], [False], spare=spare)
+    found = list(GlobalPool.candidates(case.site()))
+    assert len(found) == 2
+    for kernel in found:
+        result = run_native(kernel, case.site(), [x], spare=spare)
+        np.testing.assert_array_equal(result, case.expected)
 
 
 # -- the interpreter and other targets -------------------------------------------------------------
@@ -379,6 +397,7 @@ def tiny(lanes: int) -> list[tuple[type[Kernel], Case]]:
         (SoftmaxKernel, Case(Softmax(axis=1), [numbers(1, 2, 5, lanes + 3)], [False])),
         (GlobalPool, Case(mean, [residual, scale], [False, True], halo, 1)),
         (GlobalPool, Case(GlobalAvgPool(), [residual], [False])),
+        (GlobalPool, Case(GlobalMaxPool(), [residual], [False], spare=1)),
     ]
 
 
@@ -457,9 +476,9 @@ def test_a_kernel_takes_no_op_but_its_own() -> None:
         DenseKernel: Dense,
         PointwiseKernel: Elementwise,
         SoftmaxKernel: Softmax,
-        GlobalPool: GlobalAvgPool,
+        GlobalPool: GlobalPool2d,
     }
-    for op in (Softmax(), GlobalAvgPool(), Relu()):
+    for op in (Softmax(), GlobalAvgPool(), GlobalMaxPool(), Relu()):
         for kind, known in own.items():
             taken = bool(list(kind.candidates(site_for(op, [x], [False]))))
             assert taken == isinstance(op, known)
