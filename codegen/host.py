@@ -13,7 +13,6 @@ import difflib
 import itertools
 import re
 import sys
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -275,9 +274,10 @@ class Code:
 
     def __init__(self, library: Any) -> None:
         self._library = library
-        # The library is unloaded when one of these is dropped, so none may be looked up twice.
-        self._found: dict[str, Any] = {}
-        self._looking = threading.Lock()
+        # The library is unloaded when one of these is dropped, so every one is kept, also where two
+        # threads look for the same symbol. No lock: a forked child could find it taken for ever.
+        self._kept: list[Any] = []
+        self._addresses: dict[str, int] = {}
 
     def address(self, symbol: str) -> int:
         """The address of a symbol that the object defines.
@@ -285,13 +285,14 @@ class Code:
         Raises:
             CnncError: it does not, or it calls a function that is not in this process.
         """
-        with self._looking:
-            if symbol not in self._found:
-                try:
-                    self._found[symbol] = _jit().lookup(self._library.name, symbol)
-                except RuntimeError as error:
-                    raise CnncError(f"cannot load `{symbol}`: {error}") from None
-            return int(self._found[symbol][symbol])
+        if symbol not in self._addresses:
+            try:
+                found = _jit().lookup(self._library.name, symbol)
+            except RuntimeError as error:
+                raise CnncError(f"cannot load `{symbol}`: {error}") from None
+            self._kept.append(found)
+            self._addresses[symbol] = int(found[symbol])
+        return self._addresses[symbol]
 
 
 def load_object(object_code: bytes, symbols: Mapping[str, int] | None = None) -> Code:
