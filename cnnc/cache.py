@@ -43,45 +43,66 @@ def compile(
 ) -> CompiledModel:
     """The model from the cache, else compiled and kept there; see `cnnc.compile`."""
     start = perf_counter()
-    if isinstance(source, str | Path) and options.get("cache", True) is True:
-        _check_unkeyed(options)
-        folder = _usable_cache()
-        if folder is not None:
-            return _compile_with(folder, source, progress, options, start)
-    from cnnc import driver
-
-    return driver.compile(source, progress=progress, **options)
-
-
-def _compile_with(
-    cache: Cache,
-    source: str | Path,
-    progress: Callable[[str], None] | None,
-    options: dict[str, Any],
-    start: float,
-) -> CompiledModel:
-    from cnnc.keys import key_of
-    from cnnc.link import link
-
-    key = key_of(source, options, cache.file_hash)
-    found = None if key is None else cache.get(key)
+    place = _place(source, options)
+    found = _load(place, options, start)
     if found is not None:
-        if progress is not None:
-            progress("loading from the cache")
-        return link(found, options.get("threads"), start=start)
+        return found
     from cnnc import driver
-    from cnnc.options import Options
 
     model = driver.compile(source, progress=progress, **options)
     # The files may have changed since their hashes were taken.
-    if key is not None and model.is_native and key == key_of(source, options, cache.file_hash):
+    if place is not None and model.is_native and place == _place(source, options):
         if progress is not None:
             progress("writing to the cache")
-        try:
-            cache.put(key, model.artifact, Options.of(**options).cache_bytes)
-        except CnncError as error:
-            _warn(error)
+        _keep(place, model, options)
     return model
+
+
+def find(source: str | Path, **options: Any) -> CompiledModel | None:
+    """The model if it is in the cache; arguments as for `compile`."""
+    start = perf_counter()
+    return _load(_place(source, options), options, start)
+
+
+class _Place(NamedTuple):
+    """Where a compiled model is or would be."""
+
+    cache: Cache
+    key: str
+
+
+def _place(source: str | Path | Graph, options: dict[str, Any]) -> _Place | None:
+    """None if the model has no place in a cache."""
+    if not isinstance(source, str | Path) or options.get("cache", True) is not True:
+        return None
+    from cnnc.keys import key_of
+
+    _check_unkeyed(options)
+    try:
+        cache = open_cache()
+    except CnncError as error:
+        _warn(error)
+        return None
+    key = key_of(source, options, cache.file_hash)
+    return None if key is None else _Place(cache, key)
+
+
+def _load(place: _Place | None, options: dict[str, Any], start: float) -> CompiledModel | None:
+    found = None if place is None else place.cache.get(place.key)
+    if found is None:
+        return None
+    from cnnc.link import link
+
+    return link(found, options.get("threads"), start=start)
+
+
+def _keep(place: _Place, model: CompiledModel, options: dict[str, Any]) -> None:
+    from cnnc.options import Options
+
+    try:
+        place.cache.put(place.key, model.artifact, Options.of(**options).cache_bytes)
+    except CnncError as error:
+        _warn(error)
 
 
 def _check_unkeyed(options: dict[str, Any]) -> None:
@@ -99,14 +120,6 @@ def _check_unkeyed(options: dict[str, Any]) -> None:
         from cnnc.options import Options
 
         Options.of(**options)
-
-
-def _usable_cache() -> Cache | None:
-    try:
-        return open_cache()
-    except CnncError as error:
-        _warn(error)
-        return None
 
 
 def _warn(error: CnncError) -> None:
@@ -169,12 +182,16 @@ class Entry(NamedTuple):
     bytes: int
     used: float  # when it was last used, in seconds since the epoch
 
+    @property
+    def model(self) -> str:
+        """The name of the model's file."""
+        return self.path.stem.rpartition("-")[0]
 
-class Cache:
+
+class Cache(NamedTuple):
     """Compiled models in a folder, by key. Use `open_cache`, which checks the folder."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    folder: Path
 
     def get(self, key: str) -> Artifact | None:
         """The entry; None if it is not there, or not whole."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Mapping
 from functools import cache
 from hashlib import blake2b
@@ -16,8 +17,16 @@ from cnnc.link import versions
 from cnnc.runtime.artifact import VERSION
 from cnnc.sources import resolve
 
-# The options that have a say in the code. Threads do not: work is shared out when it runs.
-RELEVANT = ("target", "passes", "exact", "max_rel_err", "sizes", "parameters")
+# The options that have a say in the code, with their defaults. Threads have none: work is shared
+# out when the code runs.
+RELEVANT: Mapping[str, Any] = {
+    "target": "native",
+    "passes": "default",
+    "exact": False,
+    "max_rel_err": 1e-4,
+    "sizes": {},
+    "parameters": {},
+}
 
 _PACKAGE = Path(__file__).parent
 _NO_MATTER = {"cli", "zoo", "__pycache__"}
@@ -28,8 +37,9 @@ def key_of(
 ) -> str | None:
     """The key of a model with its options, as they were given; None if it has none.
 
-    It covers the contents of all files of the model, the relevant options, the target processor,
-    the code of cnnc itself and the versions of what it builds on.
+    It opens with the file's name, for people, and covers the contents of all files of the model,
+    the relevant options, the target processor, the code of cnnc itself and the versions of what it
+    builds on.
 
     Args:
         source: a zoo name or a file.
@@ -49,14 +59,20 @@ def key_of(
             versions(),
             code_hash(),
             repr(named_target(target)),
-            {name: options[name] for name in RELEVANT if name in options},
+            {name: options[name] for name in RELEVANT if _is_given(name, options)},
             [str(source), str(path.resolve())],  # messages and reports name them
             [(str(file), file_hash(file)) for file in sorted(files(path))],
         ]
         text = json.dumps(parts, sort_keys=True)
     except (OSError, TypeError, ValueError):
         return None  # what is wrong will be said when the model is compiled
-    return blake2b(text.encode(), digest_size=20).hexdigest()
+    name = re.sub(r"[^A-Za-z0-9_]+", "_", path.stem)[:40]
+    return f"{name}-{blake2b(text.encode(), digest_size=20).hexdigest()}"
+
+
+def _is_given(name: str, options: Mapping[str, Any]) -> bool:
+    value, default = options.get(name, RELEVANT[name]), RELEVANT[name]
+    return type(value) is not type(default) or value != default
 
 
 @cache

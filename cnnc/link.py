@@ -60,13 +60,17 @@ def link(
     steps = [code.address(symbol) for symbol in manifest.steps]
     count = default_threads() if threads is None else threads
     executable = make(manifest, artifact.weights, steps, count, team(count).run)
-    report = plain.read(Report, manifest.report, "report")
     scratch = manifest.scratch_bytes * count
     memory = Memory(artifact.weights.nbytes, manifest.arena_bytes, scratch)
-    report = replace(report, threads=count, memory=memory)
+    report = replace(report_of(artifact), threads=count, memory=memory)
     if start is not None:
         report = replace(report, cached=True, seconds={"load": perf_counter() - start})
     return CompiledModel(artifact, executable, report, code)
+
+
+def report_of(artifact: Artifact) -> Report:
+    """What was told of the compilation. Raises `CnncError` if it cannot be read."""
+    return plain.read(Report, artifact.manifest.report, "report")
 
 
 def versions() -> dict[str, str]:
@@ -91,7 +95,7 @@ def _check_machine(manifest: Manifest) -> None:
         host = native_target()
         lacking = sorted(_features(made.features) - _features(host.features))
         notes = [f"this machine is {host.cpu} ({host.triple})"]
-        if lacking:
+        if lacking and made.triple == host.triple:
             notes.append(f"it lacks {', '.join(lacking)}")
         raise OptionError(
             Diagnostic(

@@ -9,6 +9,7 @@ import click
 
 from cnnc import __version__
 from cnnc.cli.bench import bench
+from cnnc.cli.cache import cache
 from cnnc.cli.check import check
 from cnnc.cli.compile import compile
 from cnnc.cli.inspect import inspect
@@ -57,5 +58,5 @@ def main() -> None:
     """
 
 
-for command in (compile, run, bench, inspect, check, zoo):
+for command in (compile, run, bench, inspect, check, zoo, cache):
     main.add_command(command)

@@ -18,6 +18,8 @@ from cnnc.cli.terminal import progress, show_json
 
 if TYPE_CHECKING:
     from cnnc.ir.op import Array
+    from cnnc.ir.types import TensorType
+    from cnnc.model import CompiledModel
 
 
 @click.command()
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 )
 @click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="Classes shown.")
 @batch_option
+@click.option("--no-cache", is_flag=True, help="Neither look for the compiled model nor keep it.")
 @json_option
 @quiet_option
 def run(
@@ -41,10 +44,14 @@ def run(
     output: Path | None,
     top: int,
     batch: int,
+    no_cache: bool,
     as_json: bool,
     quiet: bool,
 ) -> None:
     """Run MODEL on inputs and show its outputs.
+
+    MODEL may also be a file that `cnnc compile --output` wrote. Other models are compiled when they
+    are first run, and then taken from the cache (see `cnnc cache`).
 
     An input is `random` (seeded), `zeros`, a .npy or .npz file, or an image (.png, .jpg, ...).
     NAME= says which input it is for, where there are several; an .npz without NAME= holds them all
@@ -60,20 +67,27 @@ def run(
     """
     from cnnc.cli.arrays import read_inputs, write_outputs
     from cnnc.cli.graphs import input_types, load_bound
-    from cnnc.driver import build, finish
     from cnnc.ir.location import InputError
     from cnnc.options import Options
     from cnnc.runtime.inputs import check_inputs
 
     options = Options.of(**settings)
+    settings["cache"] = not no_cache
     if output is not None and output.suffix != ".npz":
         raise InputError(f"outputs are written as .npz, not to `{output}`")
     with progress(quiet) as say:
-        say("parsing")
-        graph, options = load_bound(model, options)
-        inputs = read_inputs(specs, input_types(graph, batch))
-        check_inputs(input_types(graph), inputs)  # before the long part
-        outputs = finish(build(graph, options, say), say).run(inputs)
+        compiled = _compiled(model, settings)
+        if compiled is None:
+            from cnnc.cache import compile
+
+            say("parsing")
+            graph, _ = load_bound(model, options)
+            inputs = read_inputs(specs, input_types(graph, batch))
+            check_inputs(input_types(graph), inputs)  # before the long part
+            compiled = compile(model, progress=say, **settings)
+        else:
+            inputs = read_inputs(specs, _types(compiled, batch))
+        outputs = compiled.run(inputs)
     if output is not None:
         write_outputs(output, outputs)
     rows = {name: _summary(array, top) for name, array in outputs.items()}
@@ -82,6 +96,28 @@ def run(
     else:
         for name, row in rows.items():
             _show(name, row)
+
+
+def _compiled(model: str, settings: Settings) -> CompiledModel | None:
+    """The model if it has been compiled already: from its file, or from the cache."""
+    from cnnc.cache import find
+    from cnnc.ir.location import OptionError
+    from cnnc.link import load_compiled
+    from cnnc.runtime.artifact import SUFFIX
+
+    if Path(model).suffix != SUFFIX:
+        return find(model, **settings)
+    late = [name for name in settings if name not in ("threads", "cache") and settings[name]]
+    if late:
+        raise OptionError(f"`{model}` is compiled already, it is too late for: {', '.join(late)}")
+    return load_compiled(model, settings.get("threads"))
+
+
+def _types(model: CompiledModel, batch: int) -> dict[str, TensorType]:
+    """What the model takes, for `batch` images."""
+    types = {tensor.name: tensor.type for tensor in model.artifact.manifest.inputs}
+    symbols = {d.name for t in types.values() for d in t.shape if not isinstance(d, int)}
+    return {name: type.bind(dict.fromkeys(symbols, batch)) for name, type in types.items()}
 
 
 def _summary(array: Array, top: int) -> dict[str, Any]:

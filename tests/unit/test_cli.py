@@ -21,7 +21,7 @@ from cnnc.options import Options
 from cnnc.passes import PASSES
 from cnnc.runtime.reference import evaluate
 
-COMMANDS = ("compile", "run", "bench", "inspect", "check", "zoo")
+COMMANDS = ("compile", "run", "bench", "inspect", "check", "zoo", "cache")
 
 TINY = """\
 model tiny(classes=4) {
@@ -400,7 +400,7 @@ def test_zoo() -> None:
 # -- the process -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("command", [c for c in COMMANDS if c not in ("zoo", "run")])
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c not in ("zoo", "run", "cache")])
 def test_color_only_where_it_is_wanted(command: str, tiny: str) -> None:
     extra = {"bench": ["--repeats", "1"], "inspect": ["--changed"]}
     plain = call(command, tiny, *extra.get(command, []))
