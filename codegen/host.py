@@ -272,8 +272,9 @@ def _module(llvm_text: str, target: Target, optimise: bool) -> Iterator[Any]:
 class Code:
     """Object code in this process; addresses stay valid as long as the value lives."""
 
-    def __init__(self, library: Any) -> None:
-        self._library = library
+    def __init__(self, jit: Any, library: Any) -> None:
+        # Threads that load their first code at the same time may have made one engine each.
+        self._jit, self._library = jit, library
         # The library is unloaded when one of these is dropped, so every one is kept, also where two
         # threads look for the same symbol. No lock: a forked child could find it taken for ever.
         self._kept: list[Any] = []
@@ -287,7 +288,7 @@ class Code:
         """
         if symbol not in self._addresses:
             try:
-                found = _jit().lookup(self._library.name, symbol)
+                found = self._jit.lookup(self._library.name, symbol)
             except RuntimeError as error:
                 raise CnncError(f"cannot load `{symbol}`: {error}") from None
             self._kept.append(found)
@@ -310,23 +311,20 @@ def load_object(object_code: bytes, symbols: Mapping[str, int] | None = None) ->
     builder = llvm.JITLibraryBuilder().add_object_img(object_code).add_current_process()
     for name, address in (symbols or {}).items():
         builder.import_symbol(name, address)
+    jit = _jit()
     try:
-        return Code(builder.link(_jit(), f"code{next(_numbers())}"))
+        return Code(jit, builder.link(jit, f"code{next(_NUMBERS)}"))
     except RuntimeError as error:
         raise CnncError(f"cannot load the object code: {error}") from None
 
 
+_NUMBERS = itertools.count()  # of the libraries, which need names
 _HEADER = 20 if sys.platform == "linux" else 12  # ELF or Mach-O: format, file type, processor
 
 
 @cache
 def _native_header() -> bytes:
     return compile_object("", native_target())[:_HEADER]
-
-
-@cache
-def _numbers() -> itertools.count[int]:
-    return itertools.count()
 
 
 @cache
