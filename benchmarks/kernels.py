@@ -21,7 +21,7 @@ import numpy as np
 import cnnc
 from cnnc.codegen.host import measure_peak
 from cnnc.ir.graph import Builder, Graph
-from cnnc.ir.ops import Conv2d
+from cnnc.ir.ops import Conv2d, ConvTranspose2d
 from cnnc.ir.types import TensorType
 from cnnc.model import CompiledModel
 from cnnc.report import table
@@ -37,11 +37,12 @@ class Layer:
     kernel: int
     stride: int = 1
     groups: int = 1
+    transposed: bool = False
     floor: int = 0  # percent of the peak that the direct kernel must reach on AVX-512
 
     def __str__(self) -> str:
         group = f" groups {self.groups}" if self.groups > 1 else ""
-        return (
+        return ("up " if self.transposed else "") + (
             f"{self.kernel}x{self.kernel}/{self.stride} {self.size}x{self.size} "
             f"{self.channels}->{self.out}{group}"
         )
@@ -51,11 +52,17 @@ class Layer:
         rng = np.random.default_rng(0)
         builder = Builder("layer")
         x = builder.input("x", TensorType((1, self.channels, self.size, self.size)))
-        shape = (self.out, self.channels // self.groups, self.kernel, self.kernel)
-        scale = (2 / np.prod(shape[1:])) ** 0.5
-        weight = (rng.standard_normal(shape) * scale).astype(np.float32)
+        ends = (self.out, self.channels // self.groups)
+        kind: type[Conv2d | ConvTranspose2d] = Conv2d
+        pad = self.kernel // 2
+        if self.transposed:
+            ends = (self.channels, self.out // self.groups)
+            kind, pad = ConvTranspose2d, (self.kernel - 1) // 2
+        scale = (2 / (self.channels // self.groups * self.kernel**2)) ** 0.5
+        weight = rng.standard_normal((*ends, self.kernel, self.kernel)) * scale
+        weight = weight.astype(np.float32)
         bias = rng.standard_normal(self.out).astype(np.float32)
-        op = Conv2d(stride=(self.stride,) * 2, pad=(self.kernel // 2,) * 4, groups=self.groups)
+        op = kind(stride=(self.stride,) * 2, pad=(pad,) * 4, groups=self.groups)
         operands = (x, builder.constant("weight", weight), builder.constant("bias", bias))
         builder.output("y", builder.add(op, operands, "conv"))
         return builder.finish()
@@ -82,6 +89,12 @@ LAYERS = (
     Layer(96, 112, 96, 3, stride=2, groups=96),
     Layer(35, 35, 50, 5),
     Layer(128, 17, 128, 7),
+    Layer(512, 8, 256, 4, stride=2, transposed=True, floor=80),
+    Layer(256, 16, 128, 4, stride=2, transposed=True, floor=80),
+    Layer(128, 32, 64, 4, stride=2, transposed=True, floor=80),
+    Layer(64, 64, 3, 4, stride=2, transposed=True, floor=70),
+    Layer(256, 28, 128, 2, stride=2, transposed=True, floor=80),
+    Layer(64, 64, 32, 3, stride=2, transposed=True, floor=80),
 )
 
 
@@ -121,7 +134,7 @@ def measure(rounds: int, repeats: int) -> Iterator[Row]:
     peak = median(peaks)
     seen = set()
     for samples, (layer, model) in zip(times, models, strict=True):
-        report = next(k for k in model.report().kernels if k.op.startswith("conv2d"))
+        report = next(k for k in model.report().kernels if k.op.startswith("conv"))
         if (layer, report.kernel) in seen:
             continue
         seen.add((layer, report.kernel))

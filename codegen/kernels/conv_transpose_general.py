@@ -52,12 +52,18 @@ class GeneralTransposedConv(Kernel):
     def cycles(self, site: Site) -> float:
         target, op = site.target, site.op
         assert isinstance(op, ConvTranspose2d)
-        channels, per_group = site.operands[1].dims[:2]
+        weight = site.operands[1]
+        channels, per_group, kh, kw = weight.dims
+        depth = channels // op.groups
         most, height, vectors = self.tile
+        # A tile touches all cache lines of its channels' kernels, whichever taps its phase has.
+        stream = target.stream_bytes_per_cycle(4 * weight.elements)
         total = 0.0
         for region in regions_of(site, height):
-            steps = channels // op.groups * region.rows.taps * region.columns.taps
+            steps = depth * region.rows.taps * region.columns.taps
             for chunk in cut(per_group, most, 1):
+                kernels = 4 * depth * chunk.length * kh * kw
+                fetch = kernels / stream if kernels > target.l1_bytes // 2 else 0.0
                 for part in region.parts:
                     for run in cut(region.columns.count, vectors * target.lanes, target.lanes):
                         held = part.length * -(-run.length // target.lanes)
@@ -66,8 +72,8 @@ class GeneralTransposedConv(Kernel):
                         loads = (1.5 * held + chunk.length) / target.load_per_cycle
                         # A strided store takes out and writes each element by itself.
                         stored = 2 * chunk.length * part.length * run.length
-                        times = region.phases * chunk.times * part.times * run.times
-                        total += times * (steps * max(work, loads, 4.0) + stored + 30)
+                        tile = steps * max(work, loads, 4.0) + fetch + stored + 30
+                        total += region.phases * chunk.times * part.times * run.times * tile
         return site.result.dims[0] * op.groups * total
 
     def program(self, site: Site) -> Program:
