@@ -153,6 +153,19 @@ SCALAR: dict[type[Op], Scalar] = {
     Min: lambda op, p, a, b: -apply("maximum", -a, -b),
 }
 
+# Multiply-adds that take as long as the op on one vector, where that is more than one.
+WORK: dict[type[Op], float] = {
+    Div: 10.0,
+    Sqrt: 10.0,
+    Exp: 13.0,
+    Sigmoid: 13.0,
+    Silu: 14.0,
+    Elu: 15.0,
+    Tanh: 28.0,
+    HardSigmoid: 4.0,
+    HardSwish: 5.0,
+}
+
 
 def emit_scalar(op: Elementwise, p: ProgramBuilder, *args: Value) -> Value:
     """The op's result for vector arguments. Raises KeyError for an op without an entry."""

@@ -8,7 +8,7 @@ from math import prod
 
 import numpy as np
 
-from cnnc.codegen.scalar import emit_scalar
+from cnnc.codegen.scalar import WORK, emit_scalar
 from cnnc.ir.kernel import Halo, Site
 from cnnc.ir.loops import Constant, Index, ProgramBuilder, TileRef, Value, fma
 from cnnc.ir.op import Array, Elementwise, Fusable, Step
@@ -141,6 +141,21 @@ def finish(
             taken = p.load(view.buffer, offset, value.lanes, stride, count)
         value = emit_scalar(step.op, p, *step.arrange(value, taken))
     return value
+
+
+def epilogue_work(site: Site) -> float:
+    """Multiply-adds that take as long as the epilogue on one vector."""
+    return sum(WORK.get(type(step.op), 1.0) for step in steps_of(site))
+
+
+def epilogue_cycles(site: Site, block: int) -> float:
+    """Predicted cycles of the epilogue on the whole result, in a layout with this block."""
+    dims, target = site.result.dims, site.target
+    if block > 1:
+        vectors = dims[0] * -(-dims[1] // block) * prod(dims[2:])
+    else:
+        vectors = prod(dims[:-1]) * -(-dims[-1] // target.lanes)
+    return vectors * epilogue_work(site) / target.fma_per_cycle
 
 
 def multiply_add(

@@ -17,6 +17,7 @@ import numpy as np
 from cnnc.codegen.kernels.common import (
     View,
     channel_counts,
+    epilogue_cycles,
     extra_blocks,
     extras_fit,
     finish,
@@ -102,7 +103,7 @@ class DirectConv(Kernel):
                 pixels = h * w
                 total += hs * ws * tile_cycles(target, b, pixels, steps)
                 tiles += hs * ws
-        total *= groups * shape.n
+        total = total * groups * shape.n + epilogue_cycles(site, site.target.lanes)
         weights = panel * groups
         source = shape.channels * shape.groups * shape.h * shape.w * 4 * shape.n
         if self.order == "weights":

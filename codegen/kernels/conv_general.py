@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from cnnc.codegen.kernels.common import (
+    epilogue_cycles,
     extras_fit,
     finish,
     pieces,
@@ -74,7 +75,7 @@ class GeneralConv(Kernel):
                 step = max(step, 4.0)  # the latency of a multiply-add
                 tile = per_group * kh * (kw * step + 2) + 3 * b * held + 20
                 strip += chunks * run.times * tile
-        return n * op.groups * -(-oh // rows) * strip
+        return n * op.groups * -(-oh // rows) * strip + epilogue_cycles(site, 1)
 
     def program(self, site: Site) -> Program:
         return _Writer(self, site).write()

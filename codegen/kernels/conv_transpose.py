@@ -17,6 +17,7 @@ import numpy as np
 
 from cnnc.codegen.kernels.common import (
     channel_counts,
+    epilogue_cycles,
     extra_blocks,
     extras_fit,
     finish,
@@ -110,7 +111,8 @@ class TransposedConv(Kernel):
         moved += 4 * site.result.elements
         # Prefetching hides half of the time that data takes from beyond L2.
         beyond = target.stream_bytes_per_cycle(target.l2_bytes + 1)
-        return total * groups * n + 0.5 * moved / beyond
+        work = total * groups * n + epilogue_cycles(site, target.lanes)
+        return work + 0.5 * moved / beyond
 
     def pack(self, site: Site, operand: int, array: Array) -> Array:
         lanes = site.target.lanes

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from cnnc.codegen.kernels.common import (
+    epilogue_cycles,
     extras_fit,
     finish,
     residuals,
@@ -74,7 +75,7 @@ class GeneralTransposedConv(Kernel):
                         stored = 2 * chunk.length * part.length * run.length
                         tile = steps * max(work, loads, 4.0) + fetch + stored + 30
                         total += region.phases * chunk.times * part.times * run.times * tile
-        return site.result.dims[0] * op.groups * total
+        return site.result.dims[0] * op.groups * total + epilogue_cycles(site, 1)
 
     def program(self, site: Site) -> Program:
         return _Writer(self, site).write()

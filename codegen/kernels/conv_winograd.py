@@ -20,6 +20,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from cnnc.codegen.kernels.common import (
     View,
     channel_counts,
+    epilogue_cycles,
     extra_blocks,
     extras_fit,
     finish,
@@ -121,7 +122,8 @@ class WinogradConv(Kernel):
         stream = target.stream_bytes_per_cycle(4.0 * n2 * channels * out_blocks * lanes)
         moved = 0.5 * 4.0 * (site.operands[0].elements / images + site.result.elements / images)
         beyond = target.stream_bytes_per_cycle(target.l2_bytes + 1)
-        return images * (max(products, weights / stream) + inputs + outputs + moved / beyond)
+        work = max(products, weights / stream) + inputs + outputs + moved / beyond
+        return images * work + epilogue_cycles(site, site.target.lanes)
 
     def relative_error(self, site: Site, weight: Array) -> float:
         """Largest error against float64 on sample inputs, relative to the result's range.

@@ -15,7 +15,16 @@ from typing import ClassVar
 
 import numpy as np
 
-from cnnc.codegen.kernels.common import View, extras_fit, finish, pieces, residuals, split, views
+from cnnc.codegen.kernels.common import (
+    View,
+    epilogue_cycles,
+    extras_fit,
+    finish,
+    pieces,
+    residuals,
+    split,
+    views,
+)
 from cnnc.codegen.kernels.rows import Part, cut, repeat, within
 from cnnc.ir.kernel import Kernel, Site
 from cnnc.ir.loops import Index, Program, ProgramBuilder, TileRef, Value, fma
@@ -69,6 +78,7 @@ class DenseKernel(Kernel):
         loads = (blocks + images) / target.load_per_cycle
         step = max(work, latency, loads, panel / features / target.l2_bytes_per_cycle)
         compute = groups * tiles * (features * step + 4 * blocks * images * chains + 30)
+        compute += epilogue_cycles(site, 1)
         weights = groups * panel
         passes = tiles if panel > target.l2_bytes else 1
         stream = passes * weights / target.stream_bytes_per_cycle(weights)

@@ -17,6 +17,7 @@ import numpy as np
 
 from cnnc.codegen.kernels.common import (
     View,
+    epilogue_cycles,
     extra_blocks,
     extras_fit,
     finish,
@@ -75,7 +76,8 @@ class Depthwise(Kernel):
             row += times * (max(work, loads) + 2 * width + 8)
         maps = n * -(-channels // target.lanes)
         moved = maps * (h * w + oh * ow) * target.vector_bytes
-        return max(maps * oh * row, moved / target.stream_bytes_per_cycle(moved))
+        work = maps * oh * row + epilogue_cycles(site, site.target.lanes)
+        return max(work, moved / target.stream_bytes_per_cycle(moved))
 
     def pack(self, site: Site, operand: int, array: Array) -> Array:
         """Weights as [channel block][kh][kw][lane], the bias as [channel block][lane]."""

@@ -17,6 +17,7 @@ from typing import ClassVar
 from cnnc.codegen.kernels.common import (
     View,
     constant_view,
+    epilogue_work,
     extra_block,
     pack_extra,
     steps_of,
@@ -26,20 +27,11 @@ from cnnc.codegen.kernels.rows import cut, repeat, walk, within
 from cnnc.codegen.scalar import SCALAR, emit_scalar
 from cnnc.ir.kernel import Kernel, Site
 from cnnc.ir.loops import Index, Program, ProgramBuilder, Value
-from cnnc.ir.op import Array, Elementwise, Op
-from cnnc.ir.ops import Div, HardSigmoid, HardSwish, Pointwise, Sigmoid, Silu, Tanh
+from cnnc.ir.op import Array, Elementwise
+from cnnc.ir.ops import Pointwise
 from cnnc.ir.types import DType, TensorType
 
 CHUNK = 4096  # elements that a thread takes at a time
-# Multiply-adds that take as long as the op on one vector, where that is more than one.
-WORK: dict[type[Op], float] = {
-    Div: 10.0,
-    Sigmoid: 19.0,
-    Silu: 20.0,
-    Tanh: 28.0,
-    HardSigmoid: 4.0,
-    HardSwish: 5.0,
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +76,7 @@ class PointwiseKernel(Kernel):
         moved = 4 * spread * sum(t.elements for t in (*site.operands, site.result))
         row = result if result > 1 else max(site.result.dims[-1:], default=1)
         vectors = site.result.elements * spread / row * -(-row // target.lanes)
-        work = sum(WORK.get(type(step.op), 1.0) for step in steps_of(site)) / target.fma_per_cycle
+        work = epilogue_work(site) / target.fma_per_cycle
         work += 1.0 + len(site.operands) / target.load_per_cycle
         return 100.0 + max(vectors * work, moved / target.stream_bytes_per_cycle(moved))
 
