@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cnnc.codegen.host import can_run, compile_object, measure_ghz, named_target, native_target
 from cnnc.codegen.kernels import KERNELS
 from cnnc.codegen.module import NativeModule, build_module
 from cnnc.codegen.team import default_threads, team_object
-from cnnc.frontends import load
+from cnnc.frontends import load, put_sizes
 from cnnc.ir.graph import Graph, Node
 from cnnc.ir.location import Diagnostic, Location, OptionError, PassError
 from cnnc.ir.op import Array, Fusable
@@ -33,6 +33,9 @@ from cnnc.runtime.artifact import Artifact, Manifest, Tensor
 from cnnc.runtime.executable import Executable, Run
 from cnnc.runtime.mixed import MixedExecutable
 from cnnc.sources import resolve, zoo_models
+
+if TYPE_CHECKING:
+    from cnnc.frontends import Model
 
 __all__ = [
     "Build",
@@ -62,17 +65,24 @@ class Build:
     report: Report
 
 
-def load_graph(source: str | Path | Graph, options: Options) -> Graph:
-    """The portable graph of a zoo name, a file or a graph, with `options.sizes` put in."""
+def load_graph(source: Model | Graph, options: Options) -> Graph:
+    """The portable graph of a zoo name, a file, a model in memory, `options.sizes` put in."""
     if isinstance(source, Graph):
-        graph = source
-    else:
-        graph = load(resolve(source), parameters=options.parameters)
-    unknown = [name for name in options.sizes if name not in graph.symbols]
-    if unknown:
-        known = ", ".join(sorted(graph.symbols)) or "none"
-        raise OptionError(f"the model has no size `{unknown[0]}`; its symbolic sizes: {known}")
-    return graph.bind(options.sizes)
+        return put_sizes(source, options.sizes)
+    named = isinstance(source, str | Path)
+    model = resolve(source) if isinstance(source, str | Path) else source
+    graph = load(model, parameters=options.parameters, sizes=options.sizes)
+    return _as_zoo(graph) if named and str(source) in zoo_models() else graph
+
+
+def _as_zoo(graph: Graph) -> Graph:
+    """The graph with its source called `zoo/...`, wherever cnnc is installed."""
+
+    def locations(node: Node) -> tuple[Location, ...]:
+        return tuple(replace(at, file=f"zoo/{Path(at.file).name}") for at in node.locations)
+
+    nodes = tuple(replace(node, locations=locations(node)) for node in graph.nodes)
+    return replace(graph, nodes=nodes)
 
 
 def resolve_target(name: str) -> Target:
@@ -92,7 +102,7 @@ def optimise(
     return pipeline.run(graph, context, observers)
 
 
-def build(source: str | Path | Graph, options: Options, progress: Progress | None = None) -> Build:
+def build(source: Model | Graph, options: Options, progress: Progress | None = None) -> Build:
     """Everything up to LLVM text and packed weights."""
     say = progress or (lambda words: None)
     clock = _Clock()
@@ -118,7 +128,7 @@ def build(source: str | Path | Graph, options: Options, progress: Progress | Non
 
 
 def compile(
-    source: str | Path | Graph, *, progress: Progress | None = None, **options: Any
+    source: Model | Graph, *, progress: Progress | None = None, **options: Any
 ) -> CompiledModel:
     """Compiles a model for this machine; see `cnnc.compile`."""
     chosen = Options.of(**options)

@@ -20,8 +20,9 @@ class ReferenceKernel(Kernel):
 
     @classmethod
     def candidates(cls, site: Site) -> Iterable[ReferenceKernel]:
-        # A reorder changes how a tensor lies, of which an op's meaning knows nothing.
-        if not isinstance(site.op, Reorder):
+        # How a tensor lies is nothing that an op's meaning knows of: a reorder must be a plain copy.
+        plain = all(t.layout.is_plain for t in (*site.operands, *site.results))
+        if plain or not isinstance(site.op, Reorder):
             yield cls()
 
     def cycles(self, site: Site) -> float:

@@ -1,0 +1,123 @@
+"""What the whole compiler makes of ops and networks, against their NumPy meaning."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from graph_harness import random_inputs
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from op_cases import CASES, Case
+from strategies import graphs
+
+import cnnc
+from cnnc.ir.graph import Builder, Graph
+from cnnc.ir.op import Binary, Fusable, Op
+from cnnc.ir.ops import OPS, Div, Reorder
+from cnnc.ir.types import TensorType
+from cnnc.passes import PASSES, PIPELINES
+from cnnc.runtime.reference import evaluate
+
+PORTABLE = PIPELINES["portable"].split(",")
+SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
+quick = settings(deadline=None, max_examples=8, suppress_health_check=SLOW)
+
+
+def assert_close(found: NDArray[np.float32], wanted: NDArray[np.float32]) -> None:
+    """Equal up to rounding, relative to the range of the result; NaN and Inf in the same places."""
+    assert found.shape == wanted.shape and found.dtype == wanted.dtype
+    finite = wanted[np.isfinite(wanted)]
+    span = float(np.abs(finite).max()) if finite.size else 1.0
+    np.testing.assert_allclose(found, wanted, rtol=2e-4, atol=2e-5 * span + 1e-30)
+
+
+def network_of(case: Case, constant: list[bool]) -> tuple[Graph, dict[str, NDArray[np.float32]]]:
+    """A network of one op, and its inputs; `constant` tells for each operand what it is."""
+    op, arrays = case
+    builder = Builder(op.name)
+    inputs = {}
+    operands = []
+    for i, (array, fixed) in enumerate(zip(arrays, constant, strict=True)):
+        name = f"x{i}"
+        if fixed:
+            builder.constant(name, array)
+        else:
+            builder.input(name, TensorType(tuple(array.shape)))
+            inputs[name] = array
+        operands.append(name)
+    builder.output("y", builder.add(op, operands))
+    return builder.finish(), inputs
+
+
+def divides(op: Op) -> bool:
+    steps = op.epilogue if isinstance(op, Fusable) else ()
+    return isinstance(op, Div) or any(isinstance(step.op, Div) for step in steps)
+
+
+@pytest.mark.parametrize("name", [name for name in OPS if name != Reorder.name])
+@quick
+@given(data=st.data())
+def test_every_op(name: str, data: st.DataObject) -> None:
+    case = data.draw(CASES[name])
+    op, arrays = case
+    elementwise = isinstance(op, Binary) or name == "concat"
+    constant = [i > 0 and (not elementwise or data.draw(st.booleans())) for i in range(len(arrays))]
+    graph, inputs = network_of(case, constant)
+    threads = data.draw(st.sampled_from([1, 2, 3]))
+    model = cnnc.compile(graph, threads=threads, exact=data.draw(st.booleans()))
+    with np.errstate(all="ignore"):
+        wanted = op.evaluate(*arrays)
+    assert isinstance(wanted, np.ndarray)
+    found = model.run(inputs)["y"]
+    if not divides(op):  # a quotient near a pole says nothing about its neighbours
+        assert_close(found, wanted)
+    else:
+        np.testing.assert_allclose(found, wanted, rtol=5e-3, atol=1e-4)
+
+
+@settings(deadline=None, max_examples=25, suppress_health_check=SLOW)
+@given(data=st.data())
+def test_random_networks_through_random_pipelines(data: st.DataObject) -> None:
+    graph = data.draw(graphs())
+    batch = data.draw(st.sampled_from([1, 3, 0]))
+    dropped = data.draw(st.sets(st.sampled_from(PORTABLE), max_size=3))
+    assert all(name in PASSES for name in dropped)
+    inputs = random_inputs(graph, batch)
+    with np.errstate(all="ignore"):
+        wanted = evaluate(graph, inputs)
+    model = cnnc.compile(
+        graph, threads=2, passes=",".join(["default", *(f"-{name}" for name in sorted(dropped))])
+    )
+    found = model.run(inputs)
+    assert list(found) == list(wanted)
+    for name, array in wanted.items():
+        assert_close(found[name], array)
+
+
+@pytest.mark.parametrize("name", ["digits", "lenet"])
+def test_results_do_not_depend_on_threads_or_batch(name: str) -> None:
+    first = cnnc.compile(name, threads=1, cache=False)
+    shape = first.inputs[0].shape[1:]
+    x = np.random.default_rng(0).standard_normal((5, *map(int, shape))).astype(np.float32)
+    wanted = first(x)
+    for threads in (2, 3, 4):
+        model = cnnc.compile(name, threads=threads, cache=False)
+        np.testing.assert_array_equal(model(x), wanted)
+        np.testing.assert_array_equal(
+            np.concatenate([model(x[i : i + 1]) for i in range(5)]), wanted
+        )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["resnet18", "resnet50", "mobilenet_v2", "squeezenet1_1", "efficientnet_b0"]
+)
+def test_zoo_agrees_with_the_reference(name: str) -> None:
+    graph = cnnc.load(name)
+    inputs = random_inputs(graph, batch=2)
+    wanted = evaluate(graph, inputs)
+    for threads in (1, 2):
+        found = cnnc.compile(name, threads=threads, cache=False).run(inputs)
+        for key, array in wanted.items():
+            assert_close(found[key], array)
