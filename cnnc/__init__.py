@@ -19,14 +19,16 @@ from cnnc._version import __version__
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from cnnc.frontends import Model
     from cnnc.ir.graph import Graph
     from cnnc.model import CompiledModel
+    from cnnc.session import InferenceSession
 
-__all__ = ["__version__", "compile", "load", "load_compiled"]
+__all__ = ["InferenceSession", "__version__", "compile", "load", "load_compiled"]
 
 
 def compile(
-    source: str | Path | Graph,
+    source: Model | Graph,
     *,
     progress: Callable[[str], None] | None = None,
     **options: Any,
@@ -37,7 +39,8 @@ def compile(
     again as long as the model, its weights, the options, the processor and cnnc are the same.
 
     Args:
-        source: the name of a zoo model ("resnet50"), a model file, or a `Graph`.
+        source: the name of a zoo model ("resnet50"), a model file, the bytes of an ONNX model or
+            its `ModelProto`, or a `Graph`.
         progress: called with a few words at the start of each phase.
         **options: `threads`, `target`, `passes`, `exact`, `max_rel_err`, `strict`, `sizes`,
             `parameters`, `cache`, `cache_bytes`; see `cnnc.options.Options`.
@@ -54,7 +57,7 @@ def compile(
     return compile(source, progress=progress, **options)
 
 
-def load(source: str | Path, **options: Any) -> Graph:
+def load(source: Model, **options: Any) -> Graph:
     """The portable graph of a model, without compiling it; options as for `compile`."""
     from cnnc.driver import load_graph
     from cnnc.options import Options
@@ -78,3 +81,11 @@ def load_compiled(path: str | Path, *, threads: int | None = None) -> CompiledMo
     from cnnc.link import load_compiled
 
     return load_compiled(path, threads)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "InferenceSession":
+        from cnnc.session import InferenceSession
+
+        return InferenceSession
+    raise AttributeError(f"module `cnnc` has no attribute `{name}`")

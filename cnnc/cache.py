@@ -23,6 +23,7 @@ from cnnc.ir.location import CnncError, Diagnostic
 from cnnc.runtime.artifact import PART, SUFFIX, Artifact, read, save
 
 if TYPE_CHECKING:
+    from cnnc.frontends import Model
     from cnnc.ir.graph import Graph
     from cnnc.model import CompiledModel
 
@@ -36,7 +37,7 @@ class CacheWarning(UserWarning):
 
 
 def compile(
-    source: str | Path | Graph,
+    source: Model | Graph,
     *,
     progress: Callable[[str], None] | None = None,
     **options: Any,
@@ -71,7 +72,7 @@ class _Place(NamedTuple):
     key: str
 
 
-def _place(source: str | Path | Graph, options: dict[str, Any]) -> _Place | None:
+def _place(source: Model | Graph, options: dict[str, Any]) -> _Place | None:
     """None if the model has no place in a cache."""
     if not isinstance(source, str | Path) or options.get("cache", True) is not True:
         return None

@@ -66,13 +66,16 @@ class Build:
 
 
 def load_graph(source: Model | Graph, options: Options) -> Graph:
-    """The portable graph of a zoo name, a file, a model in memory, `options.sizes` put in."""
+    """The portable graph of a zoo name, a file, an ONNX model in memory or a graph.
+
+    Its sizes have the numbers of `options.sizes`.
+    """
     if isinstance(source, Graph):
         return put_sizes(source, options.sizes)
-    named = isinstance(source, str | Path)
-    model = resolve(source) if isinstance(source, str | Path) else source
-    graph = load(model, parameters=options.parameters, sizes=options.sizes)
-    return _as_zoo(graph) if named and str(source) in zoo_models() else graph
+    if not isinstance(source, str | Path):
+        return load(source, parameters=options.parameters, sizes=options.sizes)
+    graph = load(resolve(source), parameters=options.parameters, sizes=options.sizes)
+    return _as_zoo(graph) if str(source) in zoo_models() else graph
 
 
 def _as_zoo(graph: Graph) -> Graph:

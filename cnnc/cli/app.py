@@ -11,7 +11,9 @@ from cnnc import __version__
 from cnnc.cli.bench import bench
 from cnnc.cli.cache import cache
 from cnnc.cli.check import check
+from cnnc.cli.compare import compare
 from cnnc.cli.compile import compile
+from cnnc.cli.export import export
 from cnnc.cli.inspect import inspect
 from cnnc.cli.run import run
 from cnnc.cli.terminal import show_error
@@ -58,5 +60,5 @@ def main() -> None:
     """
 
 
-for command in (compile, run, bench, inspect, check, zoo, cache):
+for command in (compile, run, bench, compare, inspect, check, export, zoo, cache):
     main.add_command(command)

@@ -1,5 +1,6 @@
-"""ONNX: exporting graphs (`export_onnx`)."""
+"""ONNX: reading models (`load_onnx`) and exporting graphs (`export_onnx`)."""
 
 from cnnc.frontends.onnx.export import export_onnx
+from cnnc.frontends.onnx.load import load_onnx
 
-__all__ = ["export_onnx"]
+__all__ = ["export_onnx", "load_onnx"]

@@ -1,0 +1,52 @@
+"""`cnnc export`: a model as an ONNX file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from cnnc.cli.settings import Settings, compiler_options, quiet_option
+from cnnc.cli.terminal import progress
+
+
+@click.command()
+@compiler_options
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Where to; by default NAME.onnx here.",
+)
+@click.option("--optimised", is_flag=True, help="After the passes that suit every machine.")
+@quiet_option
+def export(
+    model: str, settings: Settings, output: Path | None, optimised: bool, quiet: bool
+) -> None:
+    """Write MODEL as an ONNX file, with standard operators and its weights.
+
+    A symbolic batch stays symbolic. With --optimised, batch normalisation is folded into weights
+    and what changes nothing is gone.
+
+    \b
+    Example:
+      cnnc export resnet18 -o resnet18.onnx
+      cnnc export unet --size H=256 --size W=256
+    """
+    from cnnc.driver import load_graph, optimise, resolve_target
+    from cnnc.frontends.onnx import export_onnx
+    from cnnc.options import Options
+
+    options = Options.of(**settings)
+    with progress(quiet) as say:
+        say("parsing")
+        graph = load_graph(model, options)
+        if optimised:
+            say("passes")
+            portable = options.model_copy(update={"passes": "portable"})
+            graph, _ = optimise(graph, portable, resolve_target(options.target))
+        say("writing")
+        path = output or Path(f"{graph.name}.onnx")
+        data = export_onnx(graph).SerializeToString()
+        path.write_bytes(data)
+    click.echo(f"{path}: {len(data) / 1e6:.1f} MB, {len(graph.nodes)} nodes")

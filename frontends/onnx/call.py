@@ -1,0 +1,300 @@
+"""One ONNX node while it is converted: what converters see of the importer.
+
+A converter reads the node's attributes and operands from its `Call` and ends with `result` (an op)
+or `alias` (a value that is there already):
+
+    def relu(call: Call) -> None:
+        call.result(Relu(), call.operand(0))
+
+Every attribute that a node has must be read by its converter: one that nobody read changes the
+meaning in a way that nobody knows of, and is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cnnc.frontends.onnx.tensors import text
+from cnnc.ir.location import Location
+from cnnc.ir.op import Array, Op
+from cnnc.ir.ops import Concat, Dropout, Flatten, Pad, Reshape
+from cnnc.ir.types import Dim, DType, Shape, Sym, TensorType, known
+
+if TYPE_CHECKING:
+    from cnnc.frontends.onnx.convert import Importer
+
+MAX_ELEMENTS = 1 << 36  # of one tensor for one image
+_MAX_NUMBER = (1 << 31) - 1  # of sizes, strides and the like
+_MAX_LIST = 4096  # numbers in a list that is read one by one
+_FLOATS = (DType.F32, DType.F64)
+_ANY_TYPE = (Concat, Dropout, Flatten, Pad, Reshape)
+
+# AttributeProto.AttributeType -> (field, what to call it)
+_FLOAT, _INT, _STRING, _TENSOR, _FLOATS_, _INTS, _STRINGS = 1, 2, 3, 4, 6, 7, 8
+_KINDS = {
+    _FLOAT: ("f", "a number"),
+    _INT: ("i", "a whole number"),
+    _STRING: ("s", "a string"),
+    _TENSOR: ("t", "a tensor"),
+    _FLOATS_: ("floats", "a list of numbers"),
+    _INTS: ("ints", "a list of whole numbers"),
+    _STRINGS: ("strings", "a list of strings"),
+}
+
+
+class Unsupported(Exception):
+    """Why a node cannot be converted, and what to do about it."""
+
+    def __init__(self, reason: str, help: str = "") -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.help = help
+
+
+class Call:
+    """An ONNX node, its place in the graph, and the graph as far as it is converted."""
+
+    def __init__(self, importer: Importer, node: Any) -> None:
+        self.importer = importer
+        self.kind = text(node.op_type)
+        self.domain = text(node.domain)
+        self.opset = importer.opset
+        self.inputs = [text(name) for name in node.input]
+        self.outputs = [text(name) for name in node.output]
+        self.name = text(node.name) or next(filter(None, self.outputs), self.kind)
+        self.location = Location(importer.file, name=self.name)
+        self._attributes = {text(a.name): a for a in node.attribute}
+        self._read: set[str] = set()
+
+    # -- attributes ------------------------------------------------------------------------------
+
+    def _attribute(self, name: str, kind: int) -> Any:
+        """The attribute's value in the protobuf; None if the node does not have it."""
+        self._read.add(name)
+        attribute = self._attributes.get(name)
+        if attribute is None:
+            return None
+        field, wanted = _KINDS[kind]
+        if attribute.type != kind or attribute.ref_attr_name:
+            raise Unsupported(f"attribute `{name}` is not {wanted}")
+        return getattr(attribute, field)
+
+    def has(self, name: str) -> bool:
+        """Whether the node has the attribute."""
+        return name in self._attributes
+
+    def whole(self, name: str, default: int | None = None) -> int:
+        """A whole number. Without default the attribute must be there."""
+        return self._bounded(name, self._or(name, self._attribute(name, _INT), default))
+
+    def wide(self, name: str) -> int:
+        """A whole number of any size; the attribute must be there."""
+        return int(self._or(name, self._attribute(name, _INT), None))
+
+    def flag(self, name: str, default: bool = False) -> bool:
+        """A truth value, which ONNX writes as a number."""
+        return bool(self.whole(name, int(default)))
+
+    def real(self, name: str, default: float | None = None) -> float:
+        """A number. Without default the attribute must be there."""
+        return float(self._or(name, self._attribute(name, _FLOAT), default))
+
+    def word(self, name: str, default: str | None = None) -> str:
+        """A string. Without default the attribute must be there."""
+        return text(self._or(name, self._attribute(name, _STRING), default))
+
+    def wholes(
+        self, name: str, default: Sequence[int] | None = None, bounded: bool = True
+    ) -> tuple[int, ...]:
+        """Whole numbers; `bounded` refuses absurd ones. Without default it must be there."""
+        found = self._or(name, self._attribute(name, _INTS), default)
+        if len(found) > _MAX_LIST:
+            raise Unsupported(f"attribute `{name}` has {len(found)} numbers")
+        return tuple(self._bounded(name, v) if bounded else v for v in found)
+
+    def reals(self, name: str) -> tuple[float, ...]:
+        """Numbers; the attribute must be there."""
+        return tuple(self._or(name, self._attribute(name, _FLOATS_), None))
+
+    def tensor(self, name: str, default: Array | None = None) -> Array:
+        """A tensor. Without default the attribute must be there."""
+        found = self._attribute(name, _TENSOR)
+        if found is not None:
+            return self.importer.reader.array(found, self.name)
+        return np.asarray(self._or(name, None, default))
+
+    def ignore(self, *names: str) -> None:
+        """Says that attributes do not matter."""
+        self._read.update(names)
+
+    def want(self, name: str, value: int | str, help: str = "") -> None:
+        """Raises `Unsupported` unless the attribute has this value, or is missing."""
+        is_text = isinstance(value, str)
+        found = self.word(name, str(value)) if is_text else self.whole(name, int(value))
+        if found != value:
+            raise Unsupported(f"{name}={found} is not supported, only {value}", help)
+
+    def unread(self) -> list[str]:
+        """The attributes that nobody read."""
+        return sorted(self._attributes.keys() - self._read)
+
+    def _or(self, name: str, found: Any, default: Any) -> Any:
+        if found is None and default is None:
+            raise Unsupported(f"attribute `{name}` is missing")
+        return default if found is None else found
+
+    def _bounded(self, name: str, value: Any) -> int:
+        if abs(value) > _MAX_NUMBER:
+            raise Unsupported(f"attribute `{name}` is absurd: {value}")
+        return int(value)
+
+    # -- operands --------------------------------------------------------------------------------
+
+    def given(self, index: int) -> bool:
+        """Whether the optional input is there."""
+        return index < len(self.inputs) and self.inputs[index] != ""
+
+    def _input(self, index: int) -> str:
+        if not self.given(index):
+            raise Unsupported(f"input {index} is missing")
+        return self.inputs[index]
+
+    def operand(self, index: int) -> str:
+        """The graph's value for an input; a constant, if it is known."""
+        return self.importer.value(self._input(index))
+
+    def operands(self) -> list[str]:
+        """The graph's values for all inputs."""
+        return [self.operand(i) for i in range(len(self.inputs))]
+
+    def is_known(self, index: int) -> bool:
+        """Whether the input's elements are known, up to symbolic sizes."""
+        return self.given(index) and self.inputs[index] in self.importer.known
+
+    def known(self, index: int) -> Array:
+        """An input's elements; of type `object`, if there are symbolic sizes among them."""
+        if not self.is_known(index):
+            raise Unsupported(
+                f"input {index} (`{self._input(index)}`) must be a constant",
+                "make it an initializer, or compute it from the shapes of the inputs",
+            )
+        return self.importer.known[self.inputs[index]]
+
+    def numbers(self, index: int) -> Array:
+        """As `known`, without symbolic sizes."""
+        array = self.known(index)
+        if array.dtype == object:
+            names = sorted({d.name for d in array.ravel() if isinstance(d, Sym)})
+            raise Unsupported(
+                f"input {index} depends on the unknown size {', '.join(names)}", fix_size(names)
+            )
+        return array
+
+    def number(self, index: int) -> float:
+        """The only element of an input."""
+        array = self.numbers(index)
+        if array.size != 1:
+            raise Unsupported(f"input {index} must be one number, it has {array.size}")
+        return float(array.reshape(()))
+
+    def sizes(self, index: int) -> list[Dim]:
+        """An input's elements as sizes: whole numbers, or symbols."""
+        array = self.known(index)
+        if array.dtype != object and not np.issubdtype(array.dtype, np.integer):
+            raise Unsupported(f"input {index} must hold whole numbers, it holds {array.dtype}")
+        if array.ndim > 1 or array.size > _MAX_LIST:
+            raise Unsupported(f"input {index} must be a list, it has shape {list(array.shape)}")
+        return list(array.reshape(-1).tolist())
+
+    def integers(self, index: int) -> tuple[int, ...]:
+        """An input's elements as whole numbers."""
+        self.numbers(index)
+        return tuple(d for d in self.sizes(index) if isinstance(d, int))
+
+    def either(self, name: str, index: int, since: int) -> tuple[int, ...] | None:
+        """Whole numbers that are input `index` since that opset, before an attribute; or None."""
+        if self.opset >= since:
+            return self.integers(index) if self.given(index) else None
+        return self.wholes(name, bounded=False) if self.has(name) else None
+
+    def shape(self, index: int) -> Shape:
+        """An input's shape."""
+        if self.is_known(index):
+            return tuple(self.known(index).shape)
+        return self.type(self.operand(index)).shape
+
+    # -- results ---------------------------------------------------------------------------------
+
+    def type(self, value: str) -> TensorType:
+        """The type of a graph's value."""
+        return self.importer.builder.types[value]
+
+    def add(self, op: Op, *operands: str) -> str:
+        """Wires an op and gives its result, which ends up inside the node."""
+        name = self.importer.fresh(f"{self.output(0)}.{op.name}")
+        return self._add(op, operands, name)
+
+    def result(self, op: Op, *operands: str, output: int = 0) -> None:
+        """Wires an op whose result is one of the node's outputs."""
+        name = self.output(output)
+        self._add(op, operands, name)
+        self.importer.define(name, name)
+
+    def alias(self, value: str, output: int = 0) -> None:
+        """Makes a value one of the node's outputs."""
+        self.importer.define(self.output(output), value)
+
+    def constant(self, what: str, array: Array) -> str:
+        """A new constant, called after the node."""
+        name = self.importer.fresh(f"{self.output(0)}.{what}")
+        return self.importer.builder.constant(name, array)
+
+    def scalar(self, what: str, value: float, like: str) -> str:
+        """A new constant of one number, of the element type of the value `like`."""
+        return self.constant(what, np.asarray(value, self.type(like).dtype.numpy))
+
+    def reshape(self, x: str, dims: Sequence[Dim]) -> Reshape:
+        """The op that gives x these dimensions; symbolic ones must be those of x."""
+        type = self.type(x)
+        shape = []
+        for i, dim in enumerate(dims):
+            same = i < type.rank and type.shape[i] == dim
+            size = known(dim)
+            shape.append(0 if same and not size else -1 if size is None else size)
+        if 0 in dims and any(d == 0 and s != 0 for d, s in zip(dims, shape, strict=True)):
+            raise Unsupported("a reshape to no elements")
+        op = Reshape(shape=tuple(shape))
+        if op.infer(type).shape != tuple(dims):
+            wanted = ",".join(map(str, dims))
+            raise Unsupported(f"cannot tell that {type} can be reshaped to [{wanted}]")
+        return op
+
+    def output(self, index: int) -> str:
+        """The name of an output. Raises `Unsupported` if the node does not have it."""
+        if index >= len(self.outputs) or not self.outputs[index]:
+            raise Unsupported(f"output {index} is missing")
+        return self.outputs[index]
+
+    def _add(self, op: Op, operands: Sequence[str], name: str) -> str:
+        dtypes = {self.type(o).dtype for o in operands}
+        if len(dtypes) > 1:
+            raise Unsupported(f"element types differ: {' and '.join(sorted(map(str, dtypes)))}")
+        if not isinstance(op, _ANY_TYPE) and not dtypes <= set(_FLOATS):
+            raise Unsupported(f"of {dtypes.pop()} elements", "only floats are computed with")
+        builder = self.importer.builder
+        builder.add(op, operands, name, [self.location])
+        numbers = (d for d in self.type(name).shape if isinstance(d, int))
+        if prod(numbers) > MAX_ELEMENTS:
+            raise Unsupported(f"its result would be absurdly large: {self.type(name)}")
+        return name
+
+
+def fix_size(names: Sequence[str]) -> str:
+    """How to give numbers to symbolic sizes."""
+    sizes = ", ".join(f'"{name}": ...' for name in names)
+    options = " ".join(f"--size {name}=..." for name in names)
+    return f"compile with sizes={{{sizes}}} (on the command line {options})"

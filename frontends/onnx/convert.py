@@ -1,0 +1,268 @@
+"""ONNX graph -> portable graph, node by node.
+
+Two tables do the work. A node of which every input is known (initializers, constants, shapes and
+what is computed from them) goes to `FOLDERS` and leaves a known value; sizes in it may be symbolic.
+Other nodes go to `CONVERTERS` and leave ops in the graph. Nodes that no output needs are left out.
+
+A node that cannot be converted does not stop the others: everything that is wrong is told at once.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from heapq import heapify, heappop, heappush
+
+import numpy as np
+
+from cnnc.frontends.onnx.call import Call, Unsupported
+from cnnc.frontends.onnx.ops import CONVERTERS, FOLDERS, HINTS
+from cnnc.frontends.onnx.proto import DOMAINS, Source, opset_of
+from cnnc.frontends.onnx.tensors import TensorReader, text
+from cnnc.ir.graph import Builder, Graph
+from cnnc.ir.location import Diagnostic, Location, ParseError, ShapeError
+from cnnc.ir.op import Array
+from cnnc.ir.types import DType, TensorType
+
+_SHOWN = 5  # names in one message
+_FOLDED_BYTES = 1 << 28  # of computed constants, beyond four times the model's own
+_GENERIC = "replace it in the model by operators that are supported, or compute it outside"
+
+
+def convert(source: Source, types: Mapping[str, TensorType]) -> Graph:
+    """The portable graph of a model whose inputs have these types.
+
+    Raises:
+        ParseError: names that are missing or defined twice, a cycle, damaged tensors, and all
+            nodes that cannot be converted.
+    """
+    importer = Importer(source)
+    for name, type in types.items():
+        importer.reserve(name, "an input")
+        importer.define(name, importer.builder.input(name, type))
+    importer.read_tensors()
+    importer.run()
+    return importer.finish()
+
+
+class Importer:
+    """The state of one conversion.
+
+    Attributes:
+        known: ONNX value -> its elements, where they are known; of type `object` if there are
+            symbolic sizes among them.
+        builder: the graph as far as it is converted.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self.graph = source.model.graph
+        self.file = source.file
+        self.opset = opset_of(source.model, source.file)
+        self.reader = TensorReader(source.file, source.folder)
+        self.builder = Builder(source.name)
+        self.known: dict[str, Array] = {}
+        self._values: dict[str, str] = {}  # ONNX value -> value of the graph
+        self._owners: dict[str, str] = {}  # ONNX value -> what defines it
+        self._failed: set[str] = set()  # ONNX values that could not be converted
+        self._problems: dict[tuple[str, str, str], list[str]] = defaultdict(list)
+        self._budget = _FOLDED_BYTES
+        self._calls = [Call(self, node) for node in self.graph.node]
+        self._used = {name for call in self._calls for name in call.inputs} | set(self._outputs())
+
+    # -- names -----------------------------------------------------------------------------------
+
+    def reserve(self, name: str, owner: str) -> None:
+        """Notes what defines an ONNX value. Raises `ParseError` if something else does, too."""
+        if name in self._owners:
+            message = f"`{name}` is defined twice: it is {self._owners[name]} and {owner}"
+            raise ParseError(Diagnostic(message, Location(self.file, name=name)))
+        self._owners[name] = owner
+
+    def fresh(self, hint: str) -> str:
+        """A name for a value inside a node, which no value of the model has."""
+        name, count = hint, 0
+        while name in self.builder.types or name in self._owners:
+            count += 1
+            name = f"{hint}_{count}"
+        return name
+
+    def define(self, name: str, value: str) -> None:
+        """Says which value of the graph an ONNX value is."""
+        self._values[name] = value
+
+    def value(self, name: str) -> str:
+        """The graph's value for an ONNX value; a known one becomes a constant of the graph."""
+        if name in self._values:
+            return self._values[name]
+        array = self.known[name]
+        if array.dtype == object:
+            raise Unsupported(f"`{name}` holds symbolic sizes, which are no tensor here")
+        if array.dtype.name not in (d.value for d in DType):
+            raise Unsupported(f"`{name}` holds {array.dtype}", "store it as float32")
+        if 0 not in array.strides:  # else it is one number that is repeated: no memory
+            array = np.asarray(array, order="C")
+        self._values[name] = self.builder.constant(self.fresh_constant(name), array)
+        return self._values[name]
+
+    def fresh_constant(self, name: str) -> str:
+        """The constant's own name, unless a value inside a node took it."""
+        return name if name not in self.builder.types else self.fresh(name)
+
+    # -- running ---------------------------------------------------------------------------------
+
+    def read_tensors(self) -> None:
+        """Reads the initializers. Those that are also listed as inputs are constants."""
+        if self.graph.sparse_initializer:
+            raise ParseError(
+                Diagnostic("sparse initializers are not supported", Location(self.file))
+            )
+        for tensor in self.graph.initializer:
+            name = text(tensor.name)
+            self.reserve(name, "an initializer")
+            self.known[name] = self.reader.array(tensor)
+            self._budget += 4 * self.known[name].nbytes
+
+    def run(self) -> None:
+        """Converts every node that an output needs."""
+        producers: dict[str, int] = {}
+        for index, call in enumerate(self._calls):
+            for name in filter(None, call.outputs):
+                self.reserve(name, f"a result of `{call.name}`")
+                producers[name] = index
+        with np.errstate(all="ignore"):
+            for index in self._order(producers):
+                call = self._calls[index]
+                try:
+                    self._convert(call)
+                except Unsupported as error:
+                    self._fail(call, error.reason, error.help)
+                except ShapeError as error:
+                    first = error.diagnostics[0]
+                    self._fail(call, first.message, first.help)
+
+    def _order(self, producers: Mapping[str, int]) -> list[int]:
+        """The nodes that outputs need, each after those it reads, else as in the model."""
+        needs: dict[int, set[int]] = {}
+        pending = [producers[n] for n in self._outputs() if n in producers]
+        while pending:
+            index = pending.pop()
+            if index in needs:
+                continue
+            call = self._calls[index]
+            for name in filter(None, call.inputs):
+                if name not in self._owners:
+                    message = f"`{call.name}` reads `{name}`, which nothing defines"
+                    raise ParseError(Diagnostic(message, call.location))
+            needs[index] = {producers[n] for n in call.inputs if n in producers}
+            pending += needs[index]
+        readers: dict[int, list[int]] = defaultdict(list)
+        for index, before in needs.items():
+            for other in before:
+                readers[other].append(index)
+        waiting = {index: len(before) for index, before in needs.items()}
+        ready = [index for index, count in waiting.items() if not count]
+        heapify(ready)
+        order = []
+        while ready:
+            order.append(index := heappop(ready))
+            for reader in readers[index]:
+                waiting[reader] -= 1
+                if not waiting[reader]:
+                    heappush(ready, reader)
+        if len(order) < len(needs):
+            stuck = [self._calls[i] for i in sorted(needs.keys() - set(order))]
+            message = f"the graph has a cycle through {_names([call.name for call in stuck])}"
+            raise ParseError(Diagnostic(message, stuck[0].location))
+        return order
+
+    def _outputs(self) -> Iterable[str]:
+        return [text(info.name) for info in self.graph.output]
+
+    def _convert(self, call: Call) -> None:
+        standard = call.domain in DOMAINS
+        converter = CONVERTERS.get(call.kind) if standard else None
+        folder = FOLDERS.get(call.kind) if standard else None
+        if converter is None and folder is None:
+            return self._fail(call, "", HINTS.get(call.kind, _GENERIC))
+        if any(name in self._failed for name in call.inputs):
+            self._failed.update(call.outputs)  # the reason is told already
+            return None
+        ready = call.kind in ("Shape", "Size") or all(
+            name in self.known for name in filter(None, call.inputs)
+        )
+        if folder is not None and (ready or converter is None):
+            try:
+                self._keep(call, folder(call))
+                return self._check(call)
+            except Unsupported:
+                if converter is None or any(self._is_symbolic(name) for name in call.inputs):
+                    raise
+        assert converter is not None
+        converter(call)
+        return self._check(call)
+
+    def _is_symbolic(self, name: str) -> bool:
+        return name in self.known and self.known[name].dtype == object
+
+    def _keep(self, call: Call, array: Array) -> None:
+        if array.dtype == object and all(isinstance(d, int) for d in array.ravel()):
+            array = array.astype(np.int64)
+        if array.base is None:
+            self._budget -= array.nbytes
+        if self._budget < 0:
+            raise Unsupported("the constants that the model computes are absurdly large")
+        self.known[call.output(0)] = array
+
+    def _check(self, call: Call) -> None:
+        unread = call.unread()
+        if unread:
+            raise Unsupported(f"attribute {_names(unread)} is not known here")
+        for index, name in enumerate(call.outputs):
+            if name in self._used and name not in self._values and name not in self.known:
+                raise Unsupported(f"output {index} (`{name}`) is not supported")
+
+    # -- the end ---------------------------------------------------------------------------------
+
+    def _fail(self, call: Call, reason: str, help: str) -> None:
+        kind = call.kind if call.domain in DOMAINS else f"{call.domain}.{call.kind}"
+        self._problems[kind, reason, help].append(call.name)
+        self._failed.update(call.outputs)
+
+    def finish(self) -> Graph:
+        """The graph. Raises `ParseError` with everything that could not be converted."""
+        if self._problems:
+            raise ParseError(list(self._diagnostics()))
+        names = list(self._outputs())
+        twice = [name for name, count in Counter(names).items() if count > 1]
+        for name in names:
+            at = Location(self.file, name=name)
+            if name not in self._owners:
+                raise ParseError(Diagnostic(f"nothing defines the output `{name}`", at))
+            if twice:
+                raise ParseError(Diagnostic(f"two outputs are called `{twice[0]}`", at))
+            try:
+                self.builder.output(name, self.value(name))
+            except Unsupported as error:
+                raise ParseError(
+                    Diagnostic(f"output {error.reason}", at, help=error.help)
+                ) from None
+        if not names:
+            raise ParseError(Diagnostic("the model has no outputs", Location(self.file)))
+        return self.builder.finish()
+
+    def _diagnostics(self) -> Iterable[Diagnostic]:
+        """Unknown operators first, then what is wrong with known ones."""
+        for (kind, reason, help), names in sorted(self._problems.items(), key=_is_known):
+            count = f"{len(names)} nodes" if len(names) > 1 else "1 node"
+            what = f"{kind}: {reason}" if reason else f"operator {kind} is not supported"
+            message = f"{what} ({count}: {_names(names)})"
+            yield Diagnostic(message, Location(self.file, name=names[0]), help=help)
+
+
+def _is_known(problem: tuple[tuple[str, str, str], list[str]]) -> bool:
+    return problem[0][1] != ""
+
+
+def _names(names: Iterable[str]) -> str:
+    shown = [f"`{name}`" for name in names]
+    return ", ".join(shown[:_SHOWN]) + (", ..." if len(shown) > _SHOWN else "")

@@ -1,0 +1,64 @@
+"""ONNX file, bytes or `ModelProto` -> portable graph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cnnc.frontends.onnx.convert import convert
+from cnnc.frontends.onnx.proto import read_source
+from cnnc.frontends.onnx.shapes import input_types
+from cnnc.frontends.onnx.tensors import data_files, outside, text
+from cnnc.ir.graph import Graph
+from cnnc.ir.location import CnncError, OptionError
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+
+def load_onnx(
+    source: str | Path | bytes | ModelProto,
+    *,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    sizes: Mapping[str, int] | None = None,
+) -> Graph:
+    """The portable graph of an ONNX model, opset 7 or later.
+
+    Sizes without a number become symbols: under the name that the model gives them, `N` for a batch
+    without name, `<input>_<axis>` for others. Only the batch may stay symbolic when it is compiled.
+
+    Args:
+        source: a path, the bytes of a model, or an `onnx.ModelProto`. Weights in data files need a
+            path: they are looked for in the model's folder, and nowhere else.
+        shapes: input name -> all its sizes, to put numbers for symbols.
+        sizes: symbol -> number; the same by name.
+
+    Raises:
+        ParseError: damaged, or not supported; all nodes that cannot be converted are listed, with
+            the reason and what to do.
+        OptionError: `shapes` or `sizes` do not fit the model.
+    """
+    read = read_source(source)
+    graph = read.model.graph
+    initializers = {text(tensor.name) for tensor in graph.initializer}
+    inputs = [info for info in graph.input if text(info.name) not in initializers]
+    free = input_types(inputs, read.file, shapes or {})
+    symbols = {d.name for type in free.values() for d in type.shape if not isinstance(d, int)}
+    unknown = sorted(set(sizes or ()) - symbols)
+    if unknown:
+        known = ", ".join(sorted(symbols)) or "none"
+        raise OptionError(f"the model has no size `{unknown[0]}`; its symbolic sizes: {known}")
+    types = {name: type.bind(sizes or {}) for name, type in free.items()}
+    return convert(read, types)
+
+
+def model_files(path: Path) -> list[Path]:
+    """All files that loading the model reads: its own, and its data files."""
+    try:
+        read = read_source(path)
+    except CnncError:
+        return [path]  # loading will say what is wrong
+    names = sorted(set(data_files(read.model)))
+    folder = read.folder or path.parent
+    return [path, *(folder / name for name in names if not outside(folder, name))]

@@ -1,0 +1,144 @@
+"""The tables of ONNX operators. A new one is a small function and one line here.
+
+`FOLDERS` compute nodes of which every input is known; `CONVERTERS` put others into the graph.
+`HINTS` say what to do about operators that are not supported.
+"""
+
+from collections.abc import Callable
+from functools import reduce
+
+import numpy as np
+
+from cnnc.frontends.onnx.call import Call
+from cnnc.frontends.onnx.ops import elementwise, fold, linear, moves, norm, pool
+from cnnc.frontends.onnx.ops.elementwise import chain, simple, with_alpha
+from cnnc.frontends.onnx.ops.fold import Folder, computed, reduced
+from cnnc.ir.ops import (
+    Abs,
+    Add,
+    Div,
+    Elu,
+    Exp,
+    HardSwish,
+    LeakyRelu,
+    Max,
+    Min,
+    Mul,
+    Neg,
+    Relu,
+    Sigmoid,
+    Sqrt,
+    Sub,
+    Tanh,
+)
+
+Converter = Callable[[Call], None]
+
+CONVERTERS: dict[str, Converter] = {
+    "Abs": simple(Abs()),
+    "Add": simple(Add()),
+    "AveragePool": pool.average_pool,
+    "BatchNormalization": norm.batch_normalization,
+    "Cast": moves.cast,
+    "Clip": elementwise.clip,
+    "Concat": moves.concat,
+    "Conv": linear.conv,
+    "ConvTranspose": linear.conv_transpose,
+    "Div": simple(Div()),
+    "Dropout": norm.dropout,
+    "Elu": with_alpha(Elu, 1.0),
+    "Exp": simple(Exp()),
+    "Flatten": moves.flatten,
+    "Gemm": linear.gemm,
+    "GlobalAveragePool": pool.global_average_pool,
+    "GlobalMaxPool": pool.global_max_pool,
+    "HardSigmoid": elementwise.hard_sigmoid,
+    "HardSwish": simple(HardSwish()),
+    "Identity": moves.identity,
+    "LRN": norm.lrn,
+    "LeakyRelu": with_alpha(LeakyRelu, 0.01),
+    "MatMul": linear.matmul,
+    "Max": chain(Max()),
+    "MaxPool": pool.max_pool,
+    "Mean": elementwise.mean,
+    "Min": chain(Min()),
+    "Mul": simple(Mul()),
+    "Neg": simple(Neg()),
+    "PRelu": elementwise.prelu,
+    "Pad": moves.pad,
+    "Pow": elementwise.power,
+    "Reciprocal": elementwise.reciprocal,
+    "ReduceMax": pool.reduce_max,
+    "ReduceMean": pool.reduce_mean,
+    "Relu": simple(Relu()),
+    "Reshape": moves.reshape,
+    "Resize": moves.resize,
+    "Selu": elementwise.selu,
+    "Sigmoid": simple(Sigmoid()),
+    "Softmax": norm.softmax,
+    "Sqrt": simple(Sqrt()),
+    "Squeeze": moves.squeeze,
+    "Sub": simple(Sub()),
+    "Sum": chain(Add()),
+    "Swish": elementwise.swish,
+    "Tanh": simple(Tanh()),
+    "Transpose": moves.transpose,
+    "Unsqueeze": moves.unsqueeze,
+    "Upsample": moves.upsample,
+}
+
+FOLDERS: dict[str, Folder] = {
+    "Abs": computed(np.abs),
+    "Add": computed(np.add, symbolic=True),
+    "And": computed(np.logical_and),
+    "Cast": fold.cast,
+    "Ceil": computed(np.ceil),
+    "Concat": fold.concat,
+    "Constant": fold.constant,
+    "ConstantOfShape": fold.constant_of_shape,
+    "Div": computed(fold.divide, symbolic=True),
+    "Equal": computed(fold.equal, symbolic=True),
+    "Expand": fold.expand,
+    "Flatten": fold.flatten,
+    "Floor": computed(np.floor),
+    "Gather": fold.gather,
+    "Greater": computed(np.greater),
+    "GreaterOrEqual": computed(np.greater_equal),
+    "Identity": fold.identity,
+    "Less": computed(np.less),
+    "LessOrEqual": computed(np.less_equal),
+    "Max": computed(lambda *arrays: reduce(np.maximum, arrays)),
+    "Min": computed(lambda *arrays: reduce(np.minimum, arrays)),
+    "Mod": fold.modulo,
+    "Mul": computed(np.multiply, symbolic=True),
+    "Neg": computed(np.negative),
+    "Not": computed(np.logical_not),
+    "Or": computed(np.logical_or),
+    "Range": fold.fill_range,
+    "ReduceMax": reduced(np.max, since=18),
+    "ReduceMin": reduced(np.min, since=18),
+    "ReduceProd": reduced(np.prod, since=18, symbolic=True),
+    "ReduceSum": reduced(np.sum, since=13, symbolic=True),
+    "Reshape": fold.reshape,
+    "Shape": fold.shape,
+    "Size": fold.size,
+    "Slice": fold.slice_,
+    "Sqrt": computed(np.sqrt),
+    "Squeeze": fold.squeeze,
+    "Sub": computed(fold.subtract, symbolic=True),
+    "Transpose": fold.transpose,
+    "Unsqueeze": fold.unsqueeze,
+    "Where": fold.where,
+}
+
+_FLOAT = "export the model with float32; quantised models are not supported"
+_CONTROL = "export the model with control flow that is decided by constants, or simplify it first"
+
+HINTS: dict[str, str] = {
+    **dict.fromkeys(("If", "Loop", "Scan"), _CONTROL),
+    **dict.fromkeys(
+        ("QLinearConv", "QLinearMatMul", "QuantizeLinear", "DequantizeLinear", "ConvInteger"),
+        _FLOAT,
+    ),
+    "NonMaxSuppression": "end the model before it, and select boxes outside",
+}

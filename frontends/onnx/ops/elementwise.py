@@ -1,0 +1,144 @@
+"""Elementwise operators, those too that are a few ops of the graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import inf
+
+import numpy as np
+
+from cnnc.frontends.onnx.call import Call, Unsupported
+from cnnc.ir.op import Binary, Op, Unary
+from cnnc.ir.ops import (
+    Add,
+    Clip,
+    Div,
+    Elu,
+    HardSigmoid,
+    LeakyRelu,
+    Max,
+    Min,
+    Mul,
+    Relu,
+    Relu6,
+    Sigmoid,
+    Silu,
+    Sqrt,
+)
+
+Converter = Callable[[Call], None]
+
+_SELU_ALPHA, _SELU_GAMMA = 1.6732632423543772, 1.0507009873554805
+
+
+def simple(op: Op) -> Converter:
+    """The op of all the node's inputs."""
+    return lambda call: call.result(op, *call.operands())
+
+
+def with_alpha(op: type[LeakyRelu] | type[Elu], default: float) -> Converter:
+    """A unary op with the attribute `alpha`."""
+    return lambda call: call.result(op(alpha=call.real("alpha", default)), call.operand(0))
+
+
+def chain(op: Binary) -> Converter:
+    """An operator of any number of inputs, as ops of two."""
+
+    def convert(call: Call) -> None:
+        value, *rest = call.operands()
+        if not rest:
+            return call.alias(value)
+        for other in rest[:-1]:
+            value = call.add(op, value, other)
+        return call.result(op, value, rest[-1])
+
+    return convert
+
+
+def mean(call: Call) -> None:
+    """Mean: the sum of the inputs by their number."""
+    value, *rest = call.operands()
+    for other in rest:
+        value = call.add(Add(), value, other)
+    call.result(Div(), value, call.scalar("count", 1 + len(rest), value))
+
+
+def clip(call: Call) -> None:
+    """Clip: bounds are inputs since opset 11; those that are no constants become Max and Min."""
+    x = call.operand(0)
+    if call.opset < 11:
+        bounds = [call.real("min", -inf), call.real("max", inf)]
+        # The lowest and highest float are the defaults, which mean that there is no bound.
+        most = float(np.finfo(np.float32).max)
+        low, high = (v if abs(v) < most else inf * np.sign(v) for v in bounds)
+        return call.result(_clip(low, high), x)
+    bound = [not call.given(i) or call.is_known(i) for i in (1, 2)]
+    if all(bound):
+        low = call.number(1) if call.given(1) else -inf
+        high = call.number(2) if call.given(2) else inf
+        return call.result(_clip(low, high), x)
+    if call.given(1):
+        x = call.add(Max(), x, call.operand(1))
+    if call.given(2):
+        x = call.add(Min(), x, call.operand(2))
+    return call.alias(x)
+
+
+def _clip(low: float, high: float) -> Unary:
+    known: dict[tuple[float, float], Unary] = {(0, 6): Relu6(), (0, inf): Relu()}
+    return known.get((low, high), Clip(low=low, high=high))
+
+
+def hard_sigmoid(call: Call) -> None:
+    """HardSigmoid: max(0, min(1, alpha * x + beta))."""
+    alpha, beta = call.real("alpha", 0.2), call.real("beta", 0.5)
+    x = call.operand(0)
+    if (np.float32(alpha), beta) == (np.float32(1 / 6), 0.5):
+        return call.result(HardSigmoid(), x)
+    product = call.add(Mul(), x, call.scalar("alpha", alpha, x))
+    line = call.add(Add(), product, call.scalar("beta", beta, x))
+    return call.result(Clip(low=0, high=1), line)
+
+
+def selu(call: Call) -> None:
+    """Selu: gamma * elu(x)."""
+    alpha, gamma = call.real("alpha", _SELU_ALPHA), call.real("gamma", _SELU_GAMMA)
+    y = call.add(Elu(alpha=alpha), call.operand(0))
+    call.result(Mul(), y, call.scalar("gamma", gamma, y))
+
+
+def prelu(call: Call) -> None:
+    """PRelu: max(x, 0) + slope * min(x, 0)."""
+    x, slope = call.operand(0), call.operand(1)
+    below = call.add(Min(), x, call.scalar("zero", 0, x))
+    call.result(Add(), call.add(Relu(), x), call.add(Mul(), below, slope))
+
+
+def swish(call: Call) -> None:
+    """Swish: x * sigmoid(alpha * x)."""
+    alpha, x = call.real("alpha", 1.0), call.operand(0)
+    if alpha == 1:
+        return call.result(Silu(), x)
+    gate = call.add(Sigmoid(), call.add(Mul(), x, call.scalar("alpha", alpha, x)))
+    return call.result(Mul(), x, gate)
+
+
+def reciprocal(call: Call) -> None:
+    """Reciprocal: 1 / x."""
+    x = call.operand(0)
+    call.result(Div(), call.scalar("one", 1, x), x)
+
+
+def power(call: Call) -> None:
+    """Pow with a constant exponent of 0.5, 1, 2 or 3."""
+    x = call.operand(0)
+    exponent = call.number(1)
+    if exponent == 1:
+        return call.alias(x)
+    if exponent == 0.5:
+        return call.result(Sqrt(), x)
+    if exponent == 2:
+        return call.result(Mul(), x, x)
+    if exponent == 3:
+        return call.result(Mul(), call.add(Mul(), x, x), x)
+    raise Unsupported(f"exponent {exponent:g}, only 0.5, 1, 2 and 3")

@@ -1,0 +1,98 @@
+"""Normalisation: batch, local response, softmax; and dropout."""
+
+from __future__ import annotations
+
+from math import prod
+
+from cnnc.frontends.onnx.call import Call, Unsupported
+from cnnc.ir.ops import (
+    Add,
+    AvgPool2d,
+    BatchNorm,
+    Div,
+    Dropout,
+    Flatten,
+    Mul,
+    Reshape,
+    Softmax,
+    Sqrt,
+)
+
+_EVAL = "export the model for inference (model.eval())"
+
+
+def batch_normalization(call: Call) -> None:
+    """BatchNormalization at inference."""
+    call.ignore("momentum")
+    call.want("training_mode", 0, _EVAL)
+    call.want("spatial", 1)
+    if any(call.outputs[1:]):
+        raise Unsupported("it has outputs for training", _EVAL)
+    call.result(BatchNorm(epsilon=call.real("epsilon", 1e-5)), *call.operands())
+
+
+def dropout(call: Call) -> None:
+    """Dropout at inference: ratio is an input since opset 12."""
+    call.ignore("seed")
+    if call.given(2) and call.number(2):
+        raise Unsupported("training_mode is on", _EVAL)
+    rate = call.real("ratio", 0.5)
+    if call.opset >= 12 and call.given(1):
+        rate = call.number(1)
+    call.result(Dropout(rate=rate), call.operand(0))
+
+
+def softmax(call: Call) -> None:
+    """Softmax: along one axis since opset 13, before over all axes from `axis` on."""
+    x = call.operand(0)
+    type = call.type(x)
+    if call.opset >= 13:
+        return call.result(Softmax(axis=call.whole("axis", -1)), x)
+    axis = call.whole("axis", 1)
+    axis += type.rank if axis < 0 else 0
+    if not 0 <= axis < type.rank:
+        raise Unsupported(f"axis {axis} of {type}")
+    if all(dim == 1 for dim in type.shape[axis + 1 :]):
+        return call.result(Softmax(axis=axis), x)
+    if axis == 1:
+        rows = call.add(Flatten(), x)
+    else:
+        inner = type.shape[axis:]
+        if not all(isinstance(d, int) for d in inner):
+            raise Unsupported(f"over several axes of {type}")
+        size = prod(d for d in inner if isinstance(d, int))
+        rows = call.add(Reshape(shape=(-1, size)), x)
+    y = call.add(Softmax(axis=1), rows)
+    return call.result(call.reshape(y, type.shape), y)
+
+
+def lrn(call: Call) -> None:
+    """LRN: x / (bias + alpha * m) ** beta, m the mean of squares over neighbouring channels.
+
+    The channels become rows, so that the mean is a pool; the power is made of roots.
+    """
+    size = call.whole("size")
+    alpha, beta, bias = call.real("alpha", 1e-4), call.real("beta", 0.75), call.real("bias", 1.0)
+    x = call.operand(0)
+    type = call.type(x)
+    roots = {0.25: (2,), 0.5: (1,), 0.75: (1, 2), 1.0: (0,)}.get(beta)
+    if roots is None:
+        raise Unsupported(f"beta={beta:g}, only 0.25, 0.5, 0.75 and 1")
+    if type.rank != 4 or not isinstance(type.shape[1], int) or size < 1:
+        raise Unsupported(f"size={size} over {type}")
+    rows = call.add(Reshape(shape=(0, 1, type.shape[1], -1)), call.add(Mul(), x, x))
+    pool = AvgPool2d(
+        window=(size, 1), pad=((size - 1) // 2, 0, size // 2, 0), count_include_pad=True
+    )
+    rows = call.add(pool, rows)
+    mean = call.add(call.reshape(rows, type.shape), rows)
+    scaled = call.add(Mul(), mean, call.scalar("alpha", alpha, x))
+    base = call.add(Add(), scaled, call.scalar("bias", bias, x))
+    powers = []  # base ** 1, base ** 0.5, base ** 0.25, as far as they are needed
+    for count in range(max(roots) + 1):
+        base = call.add(Sqrt(), base) if count else base
+        powers.append(base)
+    divisor = powers[roots[0]]
+    for count in roots[1:]:
+        divisor = call.add(Mul(), divisor, powers[count])
+    call.result(Div(), x, divisor)
