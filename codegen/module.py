@@ -130,8 +130,7 @@ def pack_weights(graph: Graph, target: Target) -> tuple[dict[tuple[str, int], in
     """((node, operand) -> byte offset, the blob). Equal uses of one constant are packed once."""
     offsets: dict[tuple[str, int], int] = {}
     known: dict[tuple[str, Kernel, Site, int], int] = {}
-    packed: list[Array] = []
-    size = 0
+    blob = _Blob(2 * sum(array.nbytes for array in graph.constants.values()))
     for node in graph.nodes:
         assert node.kernel is not None
         kernel = replace(node.kernel, microseconds=0.0, error=0.0)
@@ -141,19 +140,33 @@ def pack_weights(graph: Graph, target: Target) -> tuple[dict[tuple[str, int], in
             site = graph.site(node, target)
             key = (operand, kernel, site, i)
             if key not in known:
-                array = kernel.pack(site, i, graph.constants[operand])
-                known[key] = size
-                size += -(-array.nbytes // ALIGNMENT) * ALIGNMENT
-                packed.append(array)
+                known[key] = blob.add(kernel.pack(site, i, graph.constants[operand]))
             offsets[node.name, i] = known[key]
-    blob = aligned_bytes(size)
-    at = 0
-    packed.reverse()
-    while packed:  # each piece is given back as soon as it is copied
-        piece = packed.pop()
-        blob[at : at + piece.nbytes] = np.ascontiguousarray(piece).view(np.uint8).reshape(-1)
-        at += -(-piece.nbytes // ALIGNMENT) * ALIGNMENT
-    return offsets, blob
+    return offsets, blob.finish()
+
+
+class _Blob:
+    """Aligned bytes that grow. Room that is not used yet costs no memory, only addresses."""
+
+    def __init__(self, capacity: int) -> None:
+        self.bytes = aligned_bytes(capacity)
+        self.size = 0
+
+    def add(self, piece: Array) -> int:
+        """Copies an array to the end; the offset where it starts."""
+        at, end = self.size, self.size + -(-piece.nbytes // ALIGNMENT) * ALIGNMENT
+        if end > len(self.bytes):
+            larger = aligned_bytes(2 * end)
+            larger[:at] = self.bytes[:at]
+            self.bytes = larger
+        target = self.bytes[at : at + piece.nbytes].view(piece.dtype).reshape(piece.shape)
+        np.copyto(target, piece)
+        self.size = end
+        return at
+
+    def finish(self) -> Array:
+        """What was added."""
+        return self.bytes[: self.size]
 
 
 def aligned_bytes(size: int) -> Array:
