@@ -18,7 +18,7 @@ from cnnc.ir.graph import Graph, Node, Place, Region
 from cnnc.ir.loops import Program
 from cnnc.ir.target import Target
 
-CHUNK_MICROSECONDS = 6.0  # predicted time that makes a chunk worth taking on its own
+CHUNK_CYCLES = 20_000.0  # predicted work that makes a chunk worth taking on its own
 MOST_CHUNKS = 64
 
 _LABELS = ("all", "pick", "run", "wait", "done")
@@ -146,7 +146,8 @@ class Schedule:
         """How many parts the step is shared out in: more than there are threads, so that one that
         is held up does not hold up the others, but each worth its while."""
         assert node.kernel is not None
-        worthwhile = int(node.kernel.microseconds / CHUNK_MICROSECONDS)
+        cycles = node.kernel.cycles(self.graph.site(node, self.target))
+        worthwhile = int(cycles / CHUNK_CYCLES)
         return max(1, min(worthwhile, program.width, MOST_CHUNKS))
 
     def share(self, call: str, step: int, chunks: int) -> None:
