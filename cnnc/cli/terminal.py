@@ -52,12 +52,9 @@ def _finite(data: Any) -> Any:
 
 @contextmanager
 def progress(quiet: bool) -> Iterator[Callable[[str], None]]:
-    """Gives a function that tells what goes on: one live line on a terminal, else plain lines."""
-    if quiet:
+    """Gives a function that tells what goes on: one live line on a terminal, else nothing."""
+    if quiet or not sys.stderr.isatty():
         yield lambda words: None
-        return
-    if not sys.stderr.isatty():
-        yield lambda words: click.echo(words, err=True)
         return
     from rich.console import Console
     from rich.text import Text

@@ -20,7 +20,7 @@ class ReferenceKernel(Kernel):
 
     @classmethod
     def candidates(cls, site: Site) -> Iterable[ReferenceKernel]:
-        # How a tensor lies is nothing that an op's meaning knows of: a reorder must be a plain copy.
+        # An op's meaning knows nothing of how a tensor lies: a reorder must be a plain copy.
         plain = all(t.layout.is_plain for t in (*site.operands, *site.results))
         if plain or not isinstance(site.op, Reorder):
             yield cls()
