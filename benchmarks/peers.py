@@ -191,6 +191,26 @@ def print_table(cells: Sequence[Cell]) -> None:
         print(f"geometric mean {geometric_mean(ratios):.2f}, least {min(ratios):.2f}")
 
 
+def markdown(cells: Sequence[Cell]) -> str:
+    """The medians as a table for a page; bold where cnnc is not the fastest."""
+    runtimes = list(dict.fromkeys(c.runtime for c in cells))
+    head = ["network", "threads", "batch", *(f"{r}, ms" for r in runtimes), "% of peak", "ratio"]
+    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    for ours in (c for c in cells if c.runtime == "cnnc"):
+        same = {
+            c.runtime: c
+            for c in cells
+            if (c.network, c.threads, c.batch) == (ours.network, ours.threads, ours.batch)
+        }
+        other = best_peer(cells, ours)
+        ratio = other.median_ms / ours.median_ms if other else float("nan")
+        row = [ours.network, str(ours.threads), str(ours.batch)]
+        row += [f"{same[r].median_ms:g}" if r in same else "-" for r in runtimes]
+        row += [f"{ours.percent_of_peak:g}", f"{ratio:.2f}" if ratio >= 1 else f"**{ratio:.2f}**"]
+        lines.append(f"| {' | '.join(row)} |")
+    return "\n".join(lines) + "\n"
+
+
 def chart(cells: Sequence[Cell]) -> str:
     """The ratios as an SVG bar chart; 1 is the best other runtime."""
     bars = []
@@ -234,6 +254,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--peers", nargs="*", default=PEERS)
     parser.add_argument("--json", type=Path, help="write the cells to this file")
+    parser.add_argument("--markdown", type=Path, help="write the table to this file")
     parser.add_argument("--svg", type=Path, help="write the chart to this file")
     args = parser.parse_args()
     cells: list[Cell] = []
@@ -247,6 +268,8 @@ def main() -> None:
     print_table(cells)
     if args.json:
         args.json.write_text(json.dumps([asdict(c) for c in cells], indent=2) + "\n")
+    if args.markdown:
+        args.markdown.write_text(markdown(cells))
     if args.svg:
         args.svg.write_text(chart(cells))
 
