@@ -1,7 +1,9 @@
 """A compiled model behind the interface of ONNX Runtime's sessions.
 
-    session = cnnc.InferenceSession("model.onnx")
+    session = cnnc.InferenceSession("model.onnx")  # or its bytes
     (prob,) = session.run(None, {session.get_inputs()[0].name: x})
+
+Programs written for that interface need only another import.
 """
 
 from __future__ import annotations

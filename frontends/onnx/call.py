@@ -168,7 +168,9 @@ class Call:
         return self.importer.value(self._input(index))
 
     def operands(self) -> list[str]:
-        """The graph's values for all inputs."""
+        """The graph's values for all inputs, of which there is one at least."""
+        if not self.inputs:
+            raise Unsupported("it has no inputs")
         return [self.operand(i) for i in range(len(self.inputs))]
 
     def is_known(self, index: int) -> bool:

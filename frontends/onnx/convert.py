@@ -190,14 +190,15 @@ class Importer:
         ready = call.kind in ("Shape", "Size") or all(
             name in self.known for name in filter(None, call.inputs)
         )
-        if folder is not None and (ready or converter is None):
+        if folder is not None and ready:
             try:
                 self._keep(call, folder(call))
                 return self._check(call)
             except Unsupported:
                 if converter is None or any(self._is_symbolic(name) for name in call.inputs):
                     raise
-        assert converter is not None
+        if converter is None:
+            raise Unsupported("its inputs are not known at import", _GENERIC)
         converter(call)
         return self._check(call)
 

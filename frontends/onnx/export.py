@@ -57,6 +57,7 @@ from cnnc.ir.ops import (
 from cnnc.ir.types import TensorType
 
 OPSET = 18
+DILATED_OPSET = 19  # average pooling has dilations since
 IR_VERSION = 10
 
 
@@ -238,7 +239,8 @@ def export_onnx(graph: Graph) -> Any:
         outputs,
         [*weights, *writer.constants],
     )
-    opset = [helper.make_opsetid("", OPSET)]
+    dilated = any(isinstance(n.op, AvgPool2d) and n.op.dilation != (1, 1) for n in graph.nodes)
+    opset = [helper.make_opsetid("", DILATED_OPSET if dilated else OPSET)]
     model = helper.make_model(body, opset_imports=opset, ir_version=IR_VERSION)
     model.producer_name = "cnnc"
     checker.check_model(model)

@@ -36,6 +36,7 @@ _TYPES: dict[int, tuple[str, str, str]] = {
 _NAMES = {8: "string", 14: "complex64", 15: "complex128", 16: "bfloat16"}
 _EXTERNAL = 1  # TensorProto.EXTERNAL
 _MAX_RANK = 32
+_MAX_ELEMENTS = 1 << 48
 # A pipe would block when opened, were it not for O_NONBLOCK.
 _FLAGS = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
@@ -84,7 +85,8 @@ class TensorReader:
                 name, f"has element type {kind}, which is not supported", "store it as float32"
             )
         dims = tuple(tensor.dims)
-        if len(dims) > _MAX_RANK or min(dims, default=0) < 0:
+        large = prod(d or 1 for d in dims) > _MAX_ELEMENTS  # NumPy has a limit for empty ones, too
+        if len(dims) > _MAX_RANK or min(dims, default=0) < 0 or large:
             raise self._fail(name, f"has the impossible shape {_shown(dims)}")
         count, dtype = prod(dims), np.dtype(known[0])
         if tensor.data_location == _EXTERNAL:

@@ -98,7 +98,7 @@ def constant_of_shape(call: Call) -> Array:
         raise Unsupported(f"cannot fill shape {list(dims)[:8]} with {value.size} numbers")
     if prod(dims) > _MAX_FILLED:
         raise Unsupported(f"computes a constant of absurd shape {list(dims)[:8]}")
-    return np.broadcast_to(value.reshape(()), dims)
+    return guarded(np.broadcast_to)(value.reshape(()), dims)
 
 
 def fill_range(call: Call) -> Array:

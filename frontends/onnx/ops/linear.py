@@ -47,8 +47,9 @@ def conv_transpose(call: Call) -> None:
     """ConvTranspose, in one or two dimensions."""
     x, rank = maps(call, 0)
     weight, spatial = _kernel(call, rank)
-    lead = (0,) * (4 - rank)
-    extra = (*lead, *call.wholes("output_padding", (0,) * (rank - 2)))
+    extra = (*(0,) * (4 - rank), *call.wholes("output_padding", (0,) * (rank - 2)))
+    if len(extra) != 2:
+        raise Unsupported(f"output_padding={list(extra)} for an operand of rank {rank}")
     window = read_window(call, x, spatial, transposed=True)
     pad = window.pad
     if call.has("output_shape") or window.same:
@@ -61,6 +62,8 @@ def conv_transpose(call: Call) -> None:
         if call.has("output_shape"):
             # Old models list batch and channels, too.
             wanted = [*(1,) * (4 - rank), *call.wholes("output_shape")[-(rank - 2) :]]
+            if len(wanted) != 2:
+                raise Unsupported(f"output_shape={wanted} for an operand of rank {rank}")
         spans = [d * (k - 1) + 1 for d, k in zip(window.dilation, window.kernel, strict=True)]
         totals = [
             s * (size - 1) + more + span - out

@@ -17,6 +17,8 @@ from cnnc.ir.types import Sym
 Pair = tuple[int, int]
 Border = tuple[int, int, int, int]
 
+_MOST = 1 << 16  # elements that a window or a border may have along an axis
+
 
 @dataclass(frozen=True)
 class Window:
@@ -51,7 +53,7 @@ def finish_maps(call: Call, rank: int, op: Op, *operands: str) -> None:
 def pair(call: Call, name: str, rank: int, default: int = 1) -> Pair:
     """An attribute with a number for each axis of the maps."""
     given = call.wholes(name, (default,) * (rank - 2))
-    if len(given) != rank - 2 or min(given) < 1:
+    if len(given) != rank - 2 or min(given) < 1 or max(given) > _MOST:
         raise Unsupported(f"{name}={list(given)} for an operand of rank {rank}")
     rows, columns = (default,) * (4 - rank) + given
     return rows, columns
@@ -67,6 +69,8 @@ def read_window(call: Call, x: str, kernel: Sequence[int], transposed: bool = Fa
         transposed: whether it is a transposed convolution.
     """
     rank = len(kernel) + 2
+    if max(kernel) > _MOST:
+        raise Unsupported(f"a window of {list(kernel)}")
     sizes = (1,) * (4 - rank) + tuple(kernel)
     stride, dilation = pair(call, "strides", rank), pair(call, "dilations", rank)
     window = Window((sizes[0], sizes[1]), stride, dilation, (0, 0, 0, 0), "")
@@ -85,7 +89,7 @@ def read_window(call: Call, x: str, kernel: Sequence[int], transposed: bool = Fa
 
 def border(pads: Sequence[int], rank: int) -> Border:
     """ONNX's (begins, ends) of the spatial axes as (top, left, bottom, right)."""
-    if len(pads) != 2 * rank - 4 or min(pads) < 0:
+    if len(pads) != 2 * rank - 4 or min(pads) < 0 or max(pads) > _MOST:
         raise Unsupported(
             f"pads={list(pads)} for an operand of rank {rank}", "cropping is not supported"
         )
@@ -107,6 +111,8 @@ def _same(call: Call, x: str, window: Window, mode: str) -> Border:
             raise Unsupported(f"auto_pad={mode} of the symbolic size {size}", fix_size([size.name]))
         else:
             totals.append(max((-(-size // s) - 1) * s + span - size, 0))
+    if max(totals) > _MOST:
+        raise Unsupported(f"auto_pad={mode} of {max(totals)} elements")
     small = [t // 2 for t in totals]
     large = [t - t // 2 for t in totals]
     first, last = (small, large) if mode == "SAME_UPPER" else (large, small)

@@ -18,6 +18,7 @@ from cnnc.ir.ops import (
     Sqrt,
 )
 
+_MOST_CHANNELS = 1 << 16
 _EVAL = "export the model for inference (model.eval())"
 
 
@@ -78,7 +79,7 @@ def lrn(call: Call) -> None:
     roots = {0.25: (2,), 0.5: (1,), 0.75: (1, 2), 1.0: (0,)}.get(beta)
     if roots is None:
         raise Unsupported(f"beta={beta:g}, only 0.25, 0.5, 0.75 and 1")
-    if type.rank != 4 or not isinstance(type.shape[1], int) or size < 1:
+    if type.rank != 4 or not isinstance(type.shape[1], int) or not 1 <= size <= _MOST_CHANNELS:
         raise Unsupported(f"size={size} over {type}")
     rows = call.add(Reshape(shape=(0, 1, type.shape[1], -1)), call.add(Mul(), x, x))
     pool = AvgPool2d(

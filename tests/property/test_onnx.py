@@ -1,0 +1,278 @@
+"""ONNX there and back: zoo models, random networks, damaged files, and other evaluators."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from graph_harness import random_inputs
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from onnx import ModelProto, TensorProto, numpy_helper
+from onnx.reference import ReferenceEvaluator
+from onnx_models import floats, model, node
+from strategies import graphs
+
+from cnnc.driver import kernel_text, load_graph, optimise, resolve_target
+from cnnc.frontends.onnx import export_onnx, load_onnx
+from cnnc.ir.graph import Graph
+from cnnc.ir.location import CnncError
+from cnnc.ir.op import Array
+from cnnc.ir.parser import parse_graph
+from cnnc.ir.printer import print_graph
+from cnnc.ir.verify import check
+from cnnc.options import Options
+from cnnc.runtime.reference import evaluate
+
+ZOO = ("lenet", "digits", "teaching", "squeezenet1_1", "dcgan_g")
+LIGHT = Path(onnx.__file__).parent / "backend/test/data/light"
+NEEDS_TRANSPOSE = ("light_shufflenet",)  # the graph has no such op
+
+quick = settings(max_examples=60, suppress_health_check=list(HealthCheck))
+
+
+def assert_close(found: dict[str, Array], wanted: dict[str, Array]) -> None:
+    """Equal up to rounding on the scale of the output."""
+    assert list(found) == list(wanted)
+    for name, array in wanted.items():
+        scale = np.abs(array[np.isfinite(array)]).max(initial=1e-3)
+        np.testing.assert_allclose(
+            found[name], array, rtol=1e-3, atol=1e-4 * scale, err_msg=name, equal_nan=True
+        )
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_zoo_models_come_back(name: str) -> None:
+    before = load_graph(name, Options())
+    after = load_onnx(export_onnx(before))
+    check(after)
+    inputs = random_inputs(before, batch=1)
+    assert_close(evaluate(after, inputs), evaluate(before, inputs))
+    assert parse_graph(print_graph(after), after.constants) == after
+
+
+def kernels(graph: Graph) -> list[tuple[str, str, str]]:
+    """What is planned for a graph: kernel with schedule, op, type of the result."""
+    planned, _ = optimise(graph, Options(), resolve_target("x86-64-v3"))
+    return [(kernel_text(n), n.op.name, str(planned.types[n.name])) for n in planned.nodes]
+
+
+@pytest.mark.parametrize("name", ["lenet", pytest.param("resnet50", marks=pytest.mark.slow)])
+def test_the_same_kernels_are_planned(name: str) -> None:
+    graph = load_graph(name, Options())
+    assert kernels(load_onnx(export_onnx(graph))) == kernels(graph)
+
+
+def test_resnet50_is_imported_fast(tmp_path: Path) -> None:
+    path = tmp_path / "resnet50.onnx"
+    path.write_bytes(export_onnx(load_graph("resnet50", Options())).SerializeToString())
+    start = time.process_time()
+    graph = load_onnx(path)
+    assert time.process_time() - start < 1.5
+    assert graph.parameters > 25e6
+
+
+@quick
+@given(graphs())
+def test_random_networks_come_back(before: Graph) -> None:
+    after = load_onnx(export_onnx(before).SerializeToString())
+    check(after)
+    assert after.inputs == before.inputs
+    inputs = random_inputs(before)
+    assert_close(evaluate(after, inputs), evaluate(before, inputs))
+
+
+UNARY = ("Relu", "Sigmoid", "Tanh", "Abs", "Neg", "HardSwish", "Elu", "LeakyRelu", "Selu")
+
+
+@st.composite
+def small_models(draw: st.DrawFn) -> ModelProto:
+    """A chain of operators on maps, some of them joined with an earlier value."""
+    nodes, shapes = [], {"x": (2, 4, 6, 6)}
+    constants: dict[str, Array] = {}
+    value = "x"
+    for i in range(draw(st.integers(1, 6))):
+        name, shape = f"v{i}", shapes[value]
+        kind = draw(st.sampled_from(["unary", "conv", "pool", "join", "concat", "norm"]))
+        if kind == "conv":
+            constants[f"w{i}"] = floats(4, shape[1], 3, 3, seed=i) / 6
+            nodes.append(node("Conv", f"{value} w{i}", name, pads=[1, 1, 1, 1]))
+            shape = (2, 4, *shape[2:])
+        elif kind == "pool":
+            pool = draw(st.sampled_from(["MaxPool", "AveragePool"]))
+            nodes.append(node(pool, value, name, kernel_shape=[3, 3], pads=[1, 1, 1, 1]))
+        elif kind in ("join", "concat"):
+            others = [v for v, s in shapes.items() if s == shape]
+            pair = f"{value} {draw(st.sampled_from(others))}"
+            join = draw(st.sampled_from(["Add", "Sub", "Max", "Sum", "Mean"]))
+            if kind == "concat" and shape[1] < 16:
+                nodes.append(node("Concat", pair, name, axis=1))
+                shape = (2, 2 * shape[1], *shape[2:])
+            else:
+                nodes.append(node(join, pair, name))
+        elif kind == "norm":
+            parameters = [f"{what}{i}" for what in ("scale", "shift", "mean", "var")]
+            for seed, parameter in enumerate(parameters):
+                constants[parameter] = abs(floats(shape[1], seed=seed)) + np.float32(0.5)
+            nodes.append(node("BatchNormalization", " ".join((value, *parameters)), name))
+        else:
+            nodes.append(node(draw(st.sampled_from(UNARY)), value, name))
+        value, shapes[name] = name, shape
+    outputs = f"{value} v0" if value != "v0" and draw(st.booleans()) else value
+    return model(nodes, {"x": ("N", 4, 6, 6)}, outputs, constants)
+
+
+@quick
+@given(small_models())
+def test_small_models_agree_with_the_onnx_reference(proto: ModelProto) -> None:
+    x = {"x": floats(2, 4, 6, 6, seed=9)}
+    names = [o.name for o in proto.graph.output]
+    wanted = dict(zip(names, ReferenceEvaluator(proto).run(None, x), strict=True))
+    assert_close(evaluate(load_onnx(proto), x), wanted)
+
+
+@settings(max_examples=20, deadline=None)
+@given(small_models())
+def test_small_models_agree_with_onnxruntime(proto: ModelProto) -> None:
+    runtime = pytest.importorskip("onnxruntime")
+    x = {"x": floats(2, 4, 6, 6, seed=9)}
+    names = [o.name for o in proto.graph.output]
+    session = runtime.InferenceSession(proto.SerializeToString())
+    wanted = dict(zip(names, session.run(None, x), strict=True))
+    assert_close(evaluate(load_onnx(proto), x), wanted)
+
+
+@pytest.mark.parametrize("path", sorted(LIGHT.glob("*.onnx")), ids=lambda path: path.stem)
+def test_light_models(path: Path) -> None:
+    """Those that come with `onnx`: real architectures, weights all alike, answers beside them."""
+    if path.stem in NEEDS_TRANSPOSE:
+        with pytest.raises(CnncError, match="Transpose"):
+            load_onnx(path)
+        return
+    graph = load_onnx(path)
+    check(graph)
+    if path.stem not in ("light_squeezenet", "light_zfnet512"):
+        return  # evaluating the others takes seconds
+    answer = TensorProto.FromString(path.with_name(f"{path.stem}_output_0.pb").read_bytes())
+    x = {name: np.ones(graph.types[name].dims, np.float32) for name in graph.inputs}
+    (found,) = evaluate(graph, x).values()
+    np.testing.assert_allclose(found, numpy_helper.to_array(answer), rtol=1e-4)
+
+
+# -- damage ----------------------------------------------------------------------------------------
+
+
+def base_models() -> list[bytes]:
+    """Models that are worth damaging: all of an importer's parts take part."""
+    lenet = export_onnx(load_graph("lenet", Options())).SerializeToString()
+    light = [LIGHT / f"light_{name}.onnx" for name in ("squeezenet", "bvlc_alexnet")]
+    return [lenet, *(path.read_bytes() for path in light)]
+
+
+def survives(data: bytes) -> None:
+    """A graph that keeps the laws, or an error that is meant for people; and soon."""
+    start = time.process_time()
+    try:
+        check(load_onnx(data))
+    except CnncError as error:
+        assert str(error)
+    assert time.process_time() - start < 5
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_damaged_files(seed: int) -> None:
+    rng = random.Random(seed)
+    models = base_models()
+    for _ in range(150):
+        data = bytearray(rng.choice(models))
+        if rng.random() < 0.2:
+            del data[rng.randrange(len(data)) :]
+        for _ in range(rng.randrange(1, 4)):
+            if data:
+                place = rng.choice([rng.randrange(len(data)), rng.randrange(min(len(data), 3000))])
+                data[place] ^= 1 << rng.randrange(8)
+        survives(bytes(data))
+
+
+EXTREME = (0, 1, -1, 2, 3, 100, 65536, 2**31 - 1, -(2**31), 2**40, 2**62, 2**63 - 1, -(2**63))
+
+
+def _attribute(rng: random.Random, proto: Any) -> None:
+    attribute = rng.choice(rng.choice([n for n in proto.graph.node if n.attribute]).attribute)
+    if attribute.ints:
+        attribute.ints[rng.randrange(len(attribute.ints))] = rng.choice(EXTREME)
+    attribute.i, attribute.f = rng.choice(EXTREME), rng.choice([0.0, 1e30, float("nan")])
+
+
+def _drop(rng: random.Random, proto: Any) -> None:
+    some = rng.choice(proto.graph.node)
+    for field in (some.attribute, some.input):
+        if field and rng.random() < 0.5:
+            field.pop()
+
+
+def _rewire(rng: random.Random, proto: Any) -> None:
+    names = [name for n in proto.graph.node for name in (*n.input, *n.output)] + [""]
+    some = rng.choice([n for n in proto.graph.node if n.input])
+    some.input[rng.randrange(len(some.input))] = rng.choice(names)
+
+
+def _kind(rng: random.Random, proto: Any) -> None:
+    kinds = [n.op_type for n in proto.graph.node] + ["Concat", "Reshape", "Gemm", "Resize", "Pad"]
+    rng.choice(proto.graph.node).op_type = rng.choice(kinds)
+
+
+def _tensor(rng: random.Random, proto: Any) -> None:
+    tensor = rng.choice(proto.graph.initializer)
+    if tensor.dims:
+        tensor.dims[rng.randrange(len(tensor.dims))] = rng.choice(EXTREME)
+    tensor.data_type = rng.choice([tensor.data_type] * 5 + [0, 7, 8, 16, 99])
+
+
+def _size(rng: random.Random, proto: Any) -> None:
+    dims = proto.graph.input[0].type.tensor_type.shape.dim
+    dim = rng.choice(dims)
+    if rng.random() < 0.5:
+        dim.dim_value = rng.choice(EXTREME)
+    else:
+        dim.dim_param = rng.choice(["H", "a b", "H%16", "", "ü" * 99])
+
+
+def _opset(rng: random.Random, proto: Any) -> None:
+    proto.opset_import[0].version = rng.choice([0, 6, 7, 9, 11, 13, 18, 23, 9999, -1])
+
+
+MUTATIONS: tuple[Callable[[random.Random, Any], None], ...] = (
+    _attribute,
+    _drop,
+    _rewire,
+    _kind,
+    _tensor,
+    _size,
+    _opset,
+)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_hostile_models(seed: int) -> None:
+    """Well-formed files with nonsense in them."""
+    rng = random.Random(seed)
+    models = base_models()
+    for _ in range(150):
+        proto = ModelProto.FromString(rng.choice(models))
+        for mutate in rng.choices(MUTATIONS, k=rng.choice([1, 1, 2, 3])):
+            mutate(rng, proto)
+        survives(proto.SerializeToString())
+
+
+def test_names_that_are_no_text() -> None:
+    proto = model([node("Relu", "x", "y", "somewhere")], {"x": (1, 2)}, "y")
+    data = proto.SerializeToString().replace(b"somewhere", b"some\xff\xfe\xfdre")
+    (relu,) = load_onnx(data).nodes
+    assert relu.location.name == "some\\xff\\xfe\\xfdre"

@@ -1,0 +1,523 @@
+"""Importing ONNX: operators against `onnx.reference`, sizes, names, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from onnx_models import assert_agrees, floats, model, node, refused, scalar, sizes
+
+import cnnc
+from cnnc.driver import load_graph
+from cnnc.frontends.onnx import export_onnx, load_onnx
+from cnnc.ir.graph import Graph
+from cnnc.ir.location import OptionError, ParseError
+from cnnc.ir.ops import Conv2d, ConvTranspose2d, Dense, GlobalAvgPool, HardSigmoid, Relu6, Silu
+from cnnc.ir.parser import parse_graph
+from cnnc.ir.printer import print_graph
+from cnnc.ir.types import Sym
+from cnnc.options import Options
+from cnnc.runtime.reference import evaluate
+
+X = ("N", 4, 6, 5)
+RELU = node("Relu", "x", "y")
+
+
+def ops(graph: Graph) -> list[str]:
+    return [n.op.name for n in graph.nodes]
+
+
+# -- operators -------------------------------------------------------------------------------------
+
+# (kind, opset, attributes, constants after x, shape of x)
+Case = tuple[str, int, dict[str, Any], list[np.ndarray], tuple[int, ...]]
+MAP = (2, 4, 6, 5)
+CASES: list[Case] = [
+    ("Conv", 17, {"pads": [1, 0, 2, 1], "strides": [2, 1]}, [floats(6, 4, 3, 2)], MAP),
+    ("Conv", 17, {"group": 2, "dilations": [2, 1]}, [floats(6, 2, 2, 3), floats(6)], MAP),
+    ("Conv", 17, {"auto_pad": "SAME_UPPER", "strides": [2, 2]}, [floats(3, 4, 3, 2)], MAP),
+    ("Conv", 17, {"auto_pad": "SAME_LOWER", "strides": [2, 3]}, [floats(3, 4, 2, 3)], MAP),
+    ("Conv", 17, {"auto_pad": "VALID"}, [floats(3, 4, 3, 3)], MAP),
+    ("Conv", 17, {"pads": [1, 2], "strides": [2]}, [floats(3, 4, 3), floats(3)], (2, 4, 9)),
+    ("ConvTranspose", 17, {"strides": [2, 3]}, [floats(4, 3, 3, 2), floats(3)], MAP),
+    ("ConvTranspose", 17, {"pads": [1, 0, 1, 1]}, [floats(4, 3, 3, 3)], MAP),
+    ("ConvTranspose", 17, {"strides": [2], "output_padding": [1]}, [floats(4, 3, 3)], (2, 4, 7)),
+    ("ConvTranspose", 17, {"strides": [2, 2], "auto_pad": "SAME_UPPER"}, [floats(4, 3, 3, 3)], MAP),
+    ("MaxPool", 17, {"kernel_shape": [3, 2], "strides": [2, 2], "pads": [1, 0, 1, 1]}, [], MAP),
+    ("MaxPool", 17, {"kernel_shape": [3, 3], "strides": [2, 2], "ceil_mode": 1}, [], MAP),
+    ("MaxPool", 17, {"kernel_shape": [3], "strides": [2]}, [], (2, 4, 9)),
+    ("AveragePool", 17, {"kernel_shape": [3, 2], "pads": [1, 1, 1, 1]}, [], MAP),
+    ("AveragePool", 17, {"kernel_shape": [2, 2], "auto_pad": "SAME_UPPER"}, [], MAP),
+    (
+        "AveragePool",
+        17,
+        {"kernel_shape": [3, 2], "pads": [1, 0, 1, 0], "count_include_pad": 1},
+        [],
+        MAP,
+    ),
+    ("GlobalAveragePool", 17, {}, [], MAP),
+    ("GlobalAveragePool", 17, {}, [], (2, 4, 7)),
+    ("GlobalMaxPool", 17, {}, [], MAP),
+    ("GlobalAveragePool", 17, {}, [], (2, 3, 2, 2, 2)),
+    ("ReduceMean", 17, {"axes": [2, 3], "keepdims": 0}, [], MAP),
+    ("ReduceMean", 18, {"keepdims": 1}, [sizes(-1, -2)], MAP),
+    ("ReduceMax", 13, {"axes": [-1, 2]}, [], MAP),
+    (
+        "BatchNormalization",
+        15,
+        {"epsilon": 0.01, "momentum": 0.5},
+        [floats(4), floats(4), floats(4), abs(floats(4)) + 1],
+        MAP,
+    ),
+    ("LeakyRelu", 17, {}, [], MAP),
+    ("Elu", 17, {"alpha": 0.5}, [], MAP),
+    ("Selu", 17, {}, [], MAP),
+    ("HardSigmoid", 17, {}, [], MAP),
+    ("HardSigmoid", 17, {"alpha": 1 / 6}, [], MAP),
+    ("HardSwish", 17, {}, [], MAP),
+    ("PRelu", 17, {}, [floats(4, 1, 1)], MAP),
+    ("Reciprocal", 17, {}, [], MAP),
+    ("Pow", 17, {}, [scalar(2)], MAP),
+    ("Pow", 17, {}, [floats(1) * 0 + 3], MAP),
+    *((kind, 17, {}, [], MAP) for kind in ("Relu", "Sigmoid", "Tanh", "Exp", "Abs", "Neg")),
+    *((kind, 17, {}, [floats(4, 1, 5)], MAP) for kind in ("Add", "Sub", "Mul", "Div", "Max")),
+    ("Min", 17, {}, [floats(1), floats(6, 1)], MAP),
+    ("Sum", 17, {}, [floats(5), floats(4, 6, 5)], MAP),
+    ("Mean", 17, {}, [floats(5), floats(4, 6, 5)], MAP),
+    ("Clip", 17, {}, [scalar(-0.5), scalar(0.7)], MAP),
+    ("Clip", 17, {}, [scalar(0.1)], MAP),
+    ("Clip", 6, {"min": -0.5, "max": 0.2}, [], MAP),
+    ("Gemm", 17, {"alpha": 0.5, "beta": 2.0}, [floats(4, 3), floats(3)], (2, 4)),
+    ("Gemm", 17, {"transB": 1}, [floats(3, 4)], (2, 4)),
+    ("Gemm", 17, {"transB": 1, "alpha": 2.0}, [floats(3, 4), floats(2, 3)], (2, 4)),
+    ("Gemm", 17, {"beta": 0.5}, [floats(4, 3), floats(2, 1)], (2, 4)),
+    ("Gemm", 17, {}, [floats(4, 3), floats(1)], (2, 4)),
+    ("MatMul", 17, {}, [floats(5, 3)], (2, 5)),
+    ("MatMul", 17, {}, [floats(5, 3)], MAP),
+    ("Softmax", 17, {"axis": 1}, [], MAP),
+    ("Softmax", 11, {"axis": -1}, [], MAP),
+    ("Flatten", 17, {}, [], MAP),
+    ("Flatten", 17, {"axis": -1}, [], MAP),
+    ("Flatten", 17, {"axis": 0}, [], MAP),
+    ("Reshape", 17, {}, [sizes(0, -1, 5)], MAP),
+    ("Squeeze", 17, {}, [sizes(1, -1)], (2, 1, 3, 1)),
+    ("Squeeze", 11, {"axes": [1]}, [], (2, 1, 3, 1)),
+    ("Squeeze", 17, {}, [], (2, 1, 3, 1)),
+    ("Unsqueeze", 17, {}, [sizes(0, -1)], (2, 3)),
+    ("Transpose", 17, {"perm": [0, 2, 3, 1]}, [], (2, 3, 1, 1)),
+    ("Concat", 17, {"axis": -3}, [floats(2, 3, 6, 5)], MAP),
+    ("Pad", 17, {}, [sizes(0, 0, 1, 2, 0, 0, 0, 3), scalar(1.5)], MAP),
+    ("Pad", 17, {"mode": "constant"}, [sizes(0, 0, 1, 0, 0, 2)], (2, 3, 4)),
+    ("Identity", 17, {}, [], MAP),
+    ("Dropout", 17, {}, [scalar(0.25)], MAP),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case[0]}-{case[1]}")
+def test_operator(case: Case) -> None:
+    kind, opset, attributes, constants, shape = case
+    names = {f"c{i}": array for i, array in enumerate(constants)}
+    one = node(kind, " ".join(("x", *names)), "y", **attributes)
+    # The reference knows no opset before 7, where Clip is as in 6.
+    proto = model([one], {"x": shape}, "y", names, max(opset, 7))
+    graph = assert_agrees(proto, {"x": floats(*shape, seed=1)})
+    assert all(at.name == "y" for n in graph.nodes for at in n.locations)
+    assert parse_graph(print_graph(graph), graph.constants) == graph
+
+
+# `onnx.reference` sums over as many channels as there are images, so this is by hand.
+@pytest.mark.parametrize(("size", "beta"), [(3, 0.75), (4, 0.5), (1, 1.0), (9, 0.25)])
+def test_local_response_normalisation(size: int, beta: float) -> None:
+    lrn = node("LRN", "x", "y", size=size, alpha=0.2, beta=beta, bias=2.0)
+    x = floats(*MAP)
+    wanted = np.empty_like(x)
+    for c in range(4):
+        low, high = max(c - (size - 1) // 2, 0), c + size // 2 + 1
+        squares = (x[:, low:high] ** 2).sum(axis=1)
+        wanted[:, c] = x[:, c] / (2 + 0.2 / size * squares) ** beta
+    graph = load_onnx(model([lrn], {"x": MAP}, "y"))
+    np.testing.assert_allclose(evaluate(graph, {"x": x})["y"], wanted, rtol=1e-5)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2, -2])
+def test_softmax_before_opset_13_is_over_all_axes_from_one_on(axis: int) -> None:
+    x = floats(*MAP)
+    rows = x.reshape(int(np.prod(MAP[:axis])), -1)
+    powers = np.exp(rows)
+    wanted = (powers / powers.sum(axis=1, keepdims=True)).reshape(MAP)
+    graph = load_onnx(model([node("Softmax", "x", "y", axis=axis)], {"x": MAP}, "y", opset=11))
+    np.testing.assert_allclose(evaluate(graph, {"x": x})["y"], wanted, rtol=1e-5)
+
+
+RESIZES: list[tuple[str, str, str, list[float]]] = [
+    ("nearest", "asymmetric", "floor", [1, 1, 2, 3]),
+    ("nearest", "half_pixel", "round_prefer_floor", [1, 1, 4, 1]),
+    ("nearest", "half_pixel", "round_prefer_ceil", [1, 1, 3, 3]),
+    ("nearest", "asymmetric", "round_prefer_floor", [1, 1, 2, 2]),
+    ("linear", "half_pixel", "floor", [1, 1, 2, 3]),
+]
+
+
+@pytest.mark.parametrize(("mode", "coordinates", "rounding", "scales"), RESIZES)
+def test_resize(mode: str, coordinates: str, rounding: str, scales: list[float]) -> None:
+    how = {"coordinate_transformation_mode": coordinates, "nearest_mode": rounding}
+    resize = node("Resize", "x - s", "y", mode=mode, **how)
+    constants = {"s": np.array(scales, np.float32)}
+    assert ops(assert_agrees(model([resize], {"x": MAP}, "y", constants), {"x": floats(*MAP)})) == [
+        "upsample"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("mode", "coordinates", "rounding", "scales"),
+    [
+        ("nearest", "asymmetric", "ceil", [1, 1, 2, 2]),
+        ("nearest", "asymmetric", "round_prefer_ceil", [1, 1, 2, 2]),
+        ("linear", "align_corners", "floor", [1, 1, 2, 2]),
+        ("nearest", "asymmetric", "floor", [1, 1, 1.5, 2]),
+        ("nearest", "asymmetric", "floor", [1, 2, 2, 2]),
+    ],
+)
+def test_resizes_that_upsample_is_not(
+    mode: str, coordinates: str, rounding: str, scales: list[float]
+) -> None:
+    how = {"coordinate_transformation_mode": coordinates, "nearest_mode": rounding}
+    resize = node("Resize", "x - s", "y", mode=mode, **how)
+    constants = {"s": np.array(scales, np.float32)}
+    refused(model([resize], {"x": MAP}, "y", constants), "Resize: ", "`y`")
+
+
+def test_resize_to_a_computed_size() -> None:
+    """What PyTorch exports for `interpolate(scale_factor=2)` of a symbolic size."""
+    nodes = [
+        node("Shape", "x", "shape"),
+        node("Slice", "shape two four", "hw"),
+        node("Cast", "hw", "real", to=TensorProto.FLOAT),
+        node("Mul", "real factor", "scaled"),
+        node("Floor", "scaled", "floored"),
+        node("Cast", "floored", "whole", to=TensorProto.INT64),
+        node("Slice", "shape zero two", "nc"),
+        node("Concat", "nc whole", "sizes", axis=0),
+        node("Resize", "x - - sizes", "y", coordinate_transformation_mode="asymmetric",
+             nearest_mode="floor"),
+    ]  # fmt: skip
+    constants = {"zero": sizes(0), "two": sizes(2), "four": sizes(4)}
+    constants["factor"] = np.array([2, 2], np.float32)
+    fixed = model(nodes, {"x": MAP}, "y", constants)
+    assert ops(assert_agrees(fixed, {"x": floats(*MAP)})) == ["upsample"]
+    free = model(nodes[:4] + nodes[6:7], {"x": ("N", 3, "H", "W")}, "scaled", constants)
+    refused(free, "symbolic sizes")
+
+
+def test_activations_and_pools_become_the_graphs_own_ops() -> None:
+    nodes = [
+        node("Clip", "x low high", "a"),
+        node("HardSigmoid", "a", "b", alpha=1 / 6, beta=0.5),
+        node("ReduceMean", "b", "y", axes=[2, 3], keepdims=0),
+    ]
+    bounds = {"low": scalar(0), "high": scalar(6)}
+    graph = load_onnx(model(nodes, {"x": X}, "y", bounds))
+    assert [n.op for n in graph.nodes] == [Relu6(), HardSigmoid(), GlobalAvgPool()]
+    swish = model([node("Swish", "x", "y")], {"x": X}, "y", opset=24)
+    assert [n.op for n in load_onnx(swish).nodes] == [Silu()]
+
+
+def test_gemm_keeps_weights_that_lie_right() -> None:
+    weight, bias = floats(3, 4), floats(3)
+    gemm = node("Gemm", "x w b", "y", transB=1)
+    graph = load_onnx(model([gemm], {"x": ("N", 4)}, "y", {"w": weight, "b": bias}))
+    assert [(n.op, n.operands) for n in graph.nodes] == [(Dense(), ("x", "w", "b"))]
+
+
+# -- sizes -----------------------------------------------------------------------------------------
+
+
+def test_symbolic_sizes() -> None:
+    graph = load_onnx(model([RELU], {"x": ("batch", 3, "H%16", None)}, "y"))
+    assert graph.types["x"].shape == (Sym("batch"), 3, Sym("H", 16), Sym("x_3"))
+    graph = load_onnx(model([RELU], {"x": (None, 3, "H + 1", 2)}, "y"))
+    assert graph.types["y"].shape == (Sym("N"), 3, Sym("H_1"), 2)
+    fixed = load_onnx(model([RELU], {"x": ("N", 3, "H", "H")}, "y"), shapes={"x": (2, 3, 8, 8)})
+    assert fixed.types["y"].shape == (2, 3, 8, 8)
+    sized = load_onnx(model([RELU], {"x": ("N", 3, "H", "W")}, "y"), sizes={"H": 8, "W": 4})
+    assert sized.types["y"].shape == (Sym("N"), 3, 8, 4)
+    bare = load_onnx(model([RELU], {"x": None}, "y"), shapes={"x": (1, 2)})
+    assert bare.types["y"].shape == (1, 2)
+
+
+def test_sizes_that_do_not_fit() -> None:
+    proto = model([RELU], {"x": ("N", 3, "H", "H")}, "y")
+    for shape in [(1, 3, 8), (1, 4, 8, 8), (1, 3, 8, 9), (1, 3, -1, -1)]:
+        with pytest.raises(OptionError):
+            load_onnx(proto, shapes={"x": shape})
+    with pytest.raises(OptionError, match="the inputs are `x`"):
+        load_onnx(proto, shapes={"z": (1,)})
+    with pytest.raises(OptionError, match="no size `W`"):
+        load_onnx(proto, sizes={"W": 8})
+    refused(model([RELU], {"x": None}, "y"), "`x` has no shape", "shapes=")
+    strided = model(
+        [node("Conv", "x w", "y", strides=[2, 2])],
+        {"x": ("N", 3, "H", 8)},
+        "y",
+        {"w": floats(2, 3, 2, 2)},
+    )
+    refused(strided, "Conv: size H", "not known to be divisible by 2")
+    assert load_onnx(strided, sizes={"H": 8}).types["y"].shape == (Sym("N"), 2, 4, 4)
+
+
+def test_shape_arithmetic_is_folded_away() -> None:
+    """`x.view(x.size(0), -1)` and a view back, as PyTorch writes them."""
+    nodes = [
+        node("Shape", "x", "shape"),
+        node("Gather", "shape zero", "n", axis=0),
+        node("Unsqueeze", "n axes", "n1"),
+        node("Concat", "n1 rest", "flat", axis=0),
+        node("Reshape", "x flat", "rows"),
+        node("Gather", "shape one", "c"),
+        node("Mul", "c two", "c2"),
+        node("Div", "c2 two", "c3"),
+        node("Unsqueeze", "c3 axes", "c4"),
+        node("Concat", "n1 c4 rest", "back", axis=0),
+        node("Reshape", "rows back", "y"),
+    ]
+    constants = {
+        "zero": scalar(0, "int64"),
+        "one": scalar(1, "int64"),
+        "two": scalar(2, "int64"),
+        "axes": sizes(0),
+        "rest": sizes(-1),
+    }
+    proto = model(nodes, {"x": X}, "y", constants)
+    graph = assert_agrees(proto, {"x": floats(3, 4, 6, 5)})
+    assert ops(graph) == ["reshape", "reshape"] and not graph.constants
+    assert graph.types["y"].shape == (Sym("N"), 4, 30)
+
+
+def test_integer_arithmetic_agrees_with_the_reference() -> None:
+    nodes = [
+        node("Shape", "x", "a", start=1),
+        node("Size", "x", "count"),
+        node("Slice", "a start end - step", "reversed"),
+        node("Sub", "reversed a", "difference"),
+        node("Div", "difference three", "quotient"),
+        node("Equal", "a four", "is_four"),
+        node("Where", "is_four quotient a", "chosen"),
+        node("ReduceProd", "chosen", "product", keepdims=1),
+        node("Range", "zero five two", "range"),
+        node("ConstantOfShape", "one", "filled", value=numpy_helper.from_array(sizes(7))),
+        node("Squeeze", "filled", "seven"),
+        node("Mod", "count seven", "rest"),
+        node("Reshape", "rest one", "last"),
+        node("Concat", "chosen product range last", "all", axis=0),
+        node("Cast", "all", "real", to=TensorProto.FLOAT),
+        node("Transpose", "real", "y"),
+    ]
+    scalars = {"three": 3, "four": 4, "zero": 0, "five": 5, "two": 2}
+    constants = {name: scalar(value, "int64") for name, value in scalars.items()}
+    constants |= {"start": sizes(-1), "end": sizes(-(2**62)), "step": sizes(-1), "one": sizes(1)}
+    proto = model([*nodes, node("Relu", "x", "z")], {"x": MAP}, "y z", constants)
+    graph = assert_agrees(proto, {"x": floats(*MAP)})
+    assert ops(graph) == ["relu"]
+
+
+def test_a_fixed_batch_of_one_in_a_reshape_is_refused_for_many_images() -> None:
+    proto = model([node("Reshape", "x s", "y")], {"x": X}, "y", {"s": sizes(1, 120)})
+    refused(proto, "Reshape: ")
+    assert load_onnx(proto, sizes={"N": 1}).types["y"].shape == (1, 120)
+
+
+# -- names and structure ---------------------------------------------------------------------------
+
+
+def test_nodes_in_any_order_dead_ones_and_several_outputs() -> None:
+    nodes = [
+        node("Add", "b x", "y", "last"),
+        node("Nonsense", "x", "dead"),
+        node("Relu", "a", "b", "second"),
+        node("Neg", "x", "a", "first"),
+    ]
+    graph = load_onnx(model(nodes, {"x": X, "unused": (1,)}, "y b x"))
+    assert [n.location.name for n in graph.nodes] == ["first", "second", "last"]
+    assert graph.inputs == ("x", "unused")
+    assert graph.outputs == (("y", "y"), ("b", "b"), ("x", "x"))
+    x = floats(2, 4, 6, 5)
+    found = evaluate(graph, {"x": x, "unused": floats(1)})
+    np.testing.assert_array_equal(found["b"], np.maximum(-x, 0))
+    np.testing.assert_array_equal(found["x"], x)
+
+
+def test_initializers_listed_as_inputs_are_constants() -> None:
+    add = node("Add", "x c", "y")
+    proto = model([add], {"x": (2, 3), "c": (3,)}, "y", {"c": floats(3)}, opset=9, ir_version=3)
+    assert load_onnx(proto).inputs == ("x",)
+
+
+def test_a_constant_may_be_an_output() -> None:
+    proto = model([RELU], {"x": (1,)}, "y c", {"c": floats(3)})
+    np.testing.assert_array_equal(evaluate(load_onnx(proto), {"x": floats(1)})["c"], floats(3))
+
+
+def test_inner_values_never_take_names_of_the_model() -> None:
+    nodes = [node("Selu", "x", "y"), node("Relu", "y", "y.elu")]
+    assert_agrees(model(nodes, {"x": MAP}, "y.elu"), {"x": floats(*MAP)})
+
+
+@pytest.mark.parametrize("kind", ["float16", "float64", "int64", "int32", "int8", "bool", "uint16"])
+@pytest.mark.parametrize("raw", [True, False])
+def test_constants_of_all_types(kind: str, raw: bool) -> None:
+    array = np.arange(-2, 4).astype(kind).reshape(2, 3)
+    number = helper.np_dtype_to_tensor_dtype(array.dtype)
+    values: Any = array.tobytes() if raw else array.ravel().tolist()
+    tensor = helper.make_tensor("c", number, array.shape, values, raw=raw)
+    nodes = [
+        helper.make_node("Constant", [], ["c"], value=tensor),
+        node("Cast", "c", "real", to=TensorProto.FLOAT),
+        node("Add", "x real", "y"),
+    ]
+    graph = assert_agrees(model(nodes, {"x": (2, 3)}, "y"), {"x": floats(2, 3)})
+    np.testing.assert_array_equal(graph.constants["real"], array.astype(np.float32))
+
+
+def test_weights_are_not_copied_twice() -> None:
+    """A constant is a view of the bytes that the protobuf gave."""
+    proto = model([node("Conv", "x w", "y")], {"x": X}, "y", {"w": floats(2, 4, 3, 3)})
+    weight = load_onnx(proto).constants["w"]
+    assert not weight.flags.owndata and not weight.flags.writeable
+
+
+# -- what is refused -------------------------------------------------------------------------------
+
+
+def test_everything_unsupported_is_told_at_once() -> None:
+    nodes = [
+        *(node("Det", "x" if i == 0 else f"d{i - 1}", f"d{i}") for i in range(7)),
+        node("Relu", "d6", "r"),
+        node("If", "r", "f"),
+        node("MaxPool", "x", "m", "pool", kernel_shape=[2, 2], nonsense=1),
+        node("Special", "m", "s", domain="com.example"),
+        node("LRN", "x", "l", size=3, beta=0.3),
+        node("Sum", "f s l", "y"),
+    ]
+    error = refused(
+        model(nodes, {"x": X}, "y"),
+        "operator Det is not supported (7 nodes: `d0`, `d1`, `d2`, `d3`, `d4`, ...)",
+        "operator If is not supported (1 node: `f`)",
+        "operator com.example.Special is not supported (1 node: `s`)",
+        "MaxPool: attribute `nonsense` is not known here (1 node: `pool`)",
+        "LRN: beta=0.3",
+        "control flow",
+    )
+    assert isinstance(error, ParseError) and len(error.diagnostics) == 5
+    unknown = [d for d in error.diagnostics if "operator" in d.message]
+    assert len(unknown) == 3 and all(d.help for d in unknown)
+
+
+@pytest.mark.parametrize(
+    ("proto", "words"),
+    [
+        (model([node("Relu", "a", "b"), node("Neg", "b", "a")], {}, "b"), "cycle through `b`"),
+        (model([node("Relu", "y", "y")], {}, "y"), "cycle"),
+        (model([node("Add", "x w", "y", "sum")], {"x": X}, "y"), "`sum` reads `w`"),
+        (model([RELU, RELU], {"x": X}, "y"), "`y` is defined twice"),
+        (model([RELU], {"x": X}, "y", {"y": floats(1)}), "`y` is defined twice"),
+        (model([node("Relu", "x", "x")], {"x": X}, "x"), "`x` is defined twice"),
+        (model([RELU], {"x": X}, "z"), "nothing defines the output `z`"),
+        (model([RELU], {"x": X}, "y y"), "two outputs are called `y`"),
+        (model([RELU], {"x": X}, ""), "no outputs"),
+        (model([RELU], {"x": X}, "y", opset=0), "opset 0 is older than 7"),
+        (model([RELU], {"x": X}, "y", opset=6), "version_converter"),
+        (model([RELU], {"x": X}, "y", opset=9999), "opset 9999 is newer"),
+        (model([node("MaxPool", "x", "y i", kernel_shape=[2, 2])], {"x": X}, "y i"), "output 1"),
+        (model([node("MaxPool", "x", "y", kernel_shape=[2**40, 1])], {"x": X}, "y"), "absurd"),
+        (model([node("MaxPool", "x", "y", kernel_shape=[2.5])], {"x": X}, "y"), "whole numbers"),
+        (model([node("Conv", "x w", "y")], {"x": X, "w": (2, 4, 3, 3)}, "y w"), None),
+        (model([node("MatMul", "x w", "y")], {"x": (2, 3), "w": (3, 4)}, "y"), "no constant"),
+        (model([node("Softmax", "x", "y", axis=9)], {"x": X}, "y"), "axis 9"),
+        (model([node("Max", "", "y")], {"x": X}, "y"), "no inputs"),
+        (model([RELU], {"x": (2**31, 1)}, "y"), "absurd"),
+    ],
+)
+def test_refused(proto: Any, words: str | None) -> None:
+    if words is None:  # a weight that is an input is legal
+        load_onnx(proto)
+    else:
+        refused(proto, words)
+
+
+def test_training_is_refused() -> None:
+    constants = {f"c{i}": abs(floats(4)) for i in range(4)}
+    inputs = "x c0 c1 c2 c3"
+    norm = node("BatchNormalization", inputs, "y", training_mode=1)
+    refused(model([norm], {"x": X}, "y", constants), "training_mode=1", "model.eval()")
+    drop = node("Dropout", "x r t", "y")
+    truth = {"r": scalar(0.5), "t": np.array(True)}
+    refused(model([drop], {"x": X}, "y", truth), "training_mode", "model.eval()")
+
+
+def test_tensors_that_lie_about_their_size() -> None:
+    proto = model([node("Add", "x c", "y")], {"x": X}, "y", {"c": floats(4, 1, 1)})
+    for dims in ([2**40, 2**40], [-1], [5], [0, 2**62], [1] * 40):
+        del proto.graph.initializer[0].dims[:]
+        proto.graph.initializer[0].dims.extend(dims)
+        refused(proto, "tensor `c`")
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        [node("ConstantOfShape", "huge", "a"), node("Add", "x a", "y")],
+        [node("Range", "zero far one", "a"), node("Add", "x a", "y")],
+        [node("Expand", "zero huge", "a"), node("Add", "x a", "y")],
+        [*(node("Concat", f"{'one' if i == 0 else f'a{i}'} " * 2, f"a{i + 1}", axis=0)
+           for i in range(45)), node("Cast", "a45", "f", to=1), node("Add", "x f", "y")],
+    ],
+)  # fmt: skip
+def test_constants_of_absurd_size_are_refused_before_they_are_made(nodes: list[Any]) -> None:
+    constants = {
+        "huge": sizes(2**20, 2**20),
+        "zero": scalar(0, "int64"),
+        "one": sizes(1),
+        "far": scalar(2**60, "int64"),
+    }
+    refused(model(nodes, {"x": (1,)}, "y", constants), "absurd")
+
+
+# -- the rest of cnnc ------------------------------------------------------------------------------
+
+
+def test_compile_takes_files_bytes_and_protos(tmp_path: Path) -> None:
+    proto = export_onnx(load_graph("lenet", Options()))
+    path = tmp_path / "lenet.onnx"
+    path.write_bytes(proto.SerializeToString())
+    x = floats(2, 1, 28, 28)
+    wanted = evaluate(load_onnx(proto), {"image": x})["prob"]
+    for source in (str(path), path, path.read_bytes(), proto):
+        found = cnnc.compile(source, threads=1, cache=False)
+        np.testing.assert_allclose(found(x), wanted, atol=1e-5)
+    assert cnnc.compile(path, threads=1).report().cached is False
+    assert cnnc.compile(path, threads=1).report().cached is True
+    loaded = cnnc.load(path, sizes={"N": 2})
+    assert [loaded.types[value].shape for _, value in loaded.outputs] == [(2, 10)]
+    with pytest.raises(OptionError, match="no parameters"):
+        cnnc.load(path, parameters={"classes": 3})
+
+
+def test_transposed_convolution_by_its_output_shape() -> None:
+    """The odd element is cut at the start, but at the end for SAME_UPPER."""
+    weights = {"w": floats(4, 3, 3, 3)}
+    for mode, pad in [("NOTSET", (1, 1, 0, 1)), ("SAME_UPPER", (0, 1, 1, 1))]:
+        up = node("ConvTranspose", "x w", "y", strides=[2, 2], output_shape=[12, 9], auto_pad=mode)
+        proto = model([up], {"x": MAP}, "y", weights)
+        graph = load_onnx(proto)
+        assert graph.nodes[0].op == ConvTranspose2d(stride=(2, 2), pad=pad)
+        assert graph.types["y"].shape == (2, 3, 12, 9)
+
+
+def test_conv_keeps_its_attributes() -> None:
+    conv = node("Conv", "x w", "y", pads=[1, 2, 3, 4], strides=[2, 3], dilations=[1, 2], group=2)
+    graph = load_onnx(model([conv], {"x": (1, 4, 9, 9)}, "y", {"w": floats(6, 2, 3, 2)}))
+    op = Conv2d(pad=(1, 2, 3, 4), stride=(2, 3), dilation=(1, 2), groups=2)
+    assert graph.nodes[0].op == op
