@@ -405,7 +405,9 @@ def test_zoo() -> None:
 # -- the process -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("command", [c for c in COMMANDS if c not in ("zoo", "run", "cache", "export")])
+@pytest.mark.parametrize(
+    "command", [c for c in COMMANDS if c not in ("zoo", "run", "cache", "export")]
+)
 def test_color_only_where_it_is_wanted(command: str, tiny: str) -> None:
     extra = {"bench": ["--repeats", "1"], "inspect": ["--changed"]}
     plain = call(command, tiny, *extra.get(command, []))
