@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from math import nan
 from pathlib import Path
 from statistics import median
-from time import perf_counter, process_time
+from time import perf_counter, process_time, sleep
 
 import numpy as np
 
@@ -27,6 +27,9 @@ TOLERANCE = 1e-3  # of the output's range
 _REFERENCE_SECONDS = 3.0  # within them the reference may run more than once
 _REFERENCE_RUNS = 5  # at most
 _NATIVE_SECONDS = 0.1  # of native runs in a turn, at least: the system counts in 10 ms
+# NumPy's BLAS keeps its threads spinning for about 0.1 s after the last product (OpenBLAS, measured
+# by their processor time): native runs right behind it would share their cores with them.
+_PAUSE_SECONDS = 0.3
 _PEAK_SECONDS = 0.1
 _FOREIGN = 0.1  # cores
 
@@ -115,6 +118,7 @@ def measure(graph: Graph, model: CompiledModel, batch: int, repeats: int) -> Res
             watch = _Window()
             reference.append(_timed(lambda: evaluate(graph, inputs))[1])
             slow.append(watch.close())
+        sleep(_PAUSE_SECONDS)
         model.run(inputs, out)  # the reference has emptied the caches
         window = _Window()
         while window.seconds < _NATIVE_SECONDS or len(native) * rounds < repeats * (turn + 1):
