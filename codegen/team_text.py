@@ -217,6 +217,8 @@ define internal void @cnnc_gate_destroy(ptr %gate) {
 # taken while its counter is below (r + 1) * n, and a step is over when (r + 1) * chunks are done. A
 # thread that comes late finds nothing to take and goes on; nobody waits for it.
 _SHARES = f"""
+declare i32 @sched_yield()
+
 define i64 @cnnc_take(ptr %step, i64 %tid, i64 %threads, i64 %round, i64 %chunks) {{
 entry:
   %least = sub i64 %threads, 1
@@ -268,24 +270,31 @@ define void @cnnc_done(ptr %step) {{
   ret void
 }}
 
-; Returns when `target` chunks are done: spins, then lets others have the processor.
-define void @cnnc_wait(ptr %step, i64 %target) {{
+; Passes a moment: a spin, or after many tries a turn for others on the processor.
+define internal i64 @cnnc_linger(i64 %tries) {{
 entry:
-  br label %look
-look:
-  %tries = phi i64 [ 0, %entry ], [ %tried, %pause ], [ %tried, %yield ]
-  %done = load atomic i64, ptr %step acquire, align 8
-  %more = icmp slt i64 %done, %target
-  br i1 %more, label %again, label %over
-again:
   %tried = add i64 %tries, 1
   %short = icmp ult i64 %tried, 2000
   br i1 %short, label %pause, label %yield
 pause:
   PAUSE
-  br label %look
+  ret i64 %tried
 yield:
   %yielded = call i32 @sched_yield()
+  ret i64 %tried
+}}
+
+; Returns when `target` chunks are done.
+define void @cnnc_wait(ptr %step, i64 %target) {{
+entry:
+  br label %look
+look:
+  %tries = phi i64 [ 0, %entry ], [ %tried, %again ]
+  %done = load atomic i64, ptr %step acquire, align 8
+  %more = icmp slt i64 %done, %target
+  br i1 %more, label %again, label %over
+again:
+  %tried = call i64 @cnnc_linger(i64 %tries)
   br label %look
 over:
   ret void
@@ -295,8 +304,6 @@ over:
 # A run is open until its caller has finished: a worker that wakes too late does not enter. `inside`
 # counts the workers in the run, from CLOSED up where no more may enter.
 _RUN = f"""
-declare i32 @sched_yield()
-
 define internal i1 @cnnc_enter(ptr %inside) {{
 entry:
   %seen = load atomic i64, ptr %inside monotonic, align 8
@@ -374,19 +381,12 @@ start:
   %before = atomicrmw add ptr %inside, i64 {_CLOSED} acq_rel
   br label %look
 look:
-  %tries = phi i64 [ 0, %start ], [ %tried, %pause ], [ %tried, %yield ]
+  %tries = phi i64 [ 0, %start ], [ %tried, %again ]
   %count = load atomic i64, ptr %inside acquire, align 8
   %some = icmp ne i64 %count, {_CLOSED}
   br i1 %some, label %again, label %over
 again:
-  %tried = add i64 %tries, 1
-  %short = icmp ult i64 %tried, 2000
-  br i1 %short, label %pause, label %yield
-pause:
-  PAUSE
-  br label %look
-yield:
-  %yielded = call i32 @sched_yield()
+  %tried = call i64 @cnnc_linger(i64 %tries)
   br label %look
 over:
   ret void

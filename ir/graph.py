@@ -185,16 +185,6 @@ class Graph:
             builder.output(public, value)
         return builder.finish()
 
-    def digraph(self) -> nx.DiGraph:
-        """The nodes, by name, and the dependencies between them, for networkx's algorithms."""
-        graph = nx.DiGraph()
-        for node in self.nodes:
-            graph.add_node(node.name, node=node)
-            for operand in node.operands:
-                if operand in self.producers:
-                    graph.add_edge(self.producers[operand].name, node.name, value=operand)
-        return graph
-
     def __str__(self) -> str:
         from cnnc.ir.printer import print_graph  # the printer needs this module
 
@@ -388,31 +378,6 @@ class Builder:
         for operand in node.operands:
             self._users[operand].pop(node.name, None)
         del self._nodes[node.name]
-
-    def rename(self, old: str, new: str) -> None:
-        """Gives a node's result another name; its readers and the outputs follow."""
-        node = self.producer(old)
-        assert node is not None and new not in self.types
-        readers = self.users(old)
-        self.types[new] = self.types.pop(old)
-        self._users[new] = self._users.pop(old)
-        results = tuple(new if r == old else r for r in node.results)
-        self._nodes = {
-            (results[0] if key == node.name else key): (
-                replace(value, results=results) if key == node.name else value
-            )
-            for key, value in self._nodes.items()
-        }
-        for operand in node.operands:
-            self._users[operand].pop(node.name, None)
-            self._users[operand][results[0]] = None
-        for result in results:
-            self._producers[result] = results[0]
-        self._producers.pop(old)
-        for reader in readers:
-            operands = tuple(new if o == old else o for o in reader.operands)
-            self._nodes[reader.name] = replace(self._nodes[reader.name], operands=operands)
-        self.outputs = [(name, new if v == old else v) for name, v in self.outputs]
 
     def finish(self) -> Graph:
         """The graph, its nodes in topological order and otherwise in the order they were added."""

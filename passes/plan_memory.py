@@ -137,7 +137,7 @@ class _Planner:
                 continue
             for member, offset in group.members.items():
                 self._put(member, whole, offset + start * size)
-            whole.first = min(whole.first, group.first)
+            whole.first, whole.last = min(whole.first, group.first), max(whole.last, group.last)
             self.groups.remove(group)
             placed.append(i)
         return tuple(placed)

@@ -15,7 +15,6 @@ from typing import ClassVar
 import numpy as np
 
 from cnnc.codegen.kernels.common import (
-    View,
     channel_counts,
     epilogue_cycles,
     extra_blocks,
@@ -137,9 +136,7 @@ class DirectConv(Kernel):
     # -- program -----------------------------------------------------------------------------
 
     def program(self, site: Site) -> Program:
-        p = ProgramBuilder(self.name)
-        inputs, extras, y = views(p, site, "x", "weight", "bias")
-        return _Writer(self, site, p, inputs, extras, y).write()
+        return _Writer(self, site).write()
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,20 +202,13 @@ def tile_cycles(target: Target, blocks: int, pixels: int, steps: int) -> float:
 class _Writer:
     """Writes the loop nest; holds what its parts share."""
 
-    def __init__(
-        self,
-        kernel: DirectConv,
-        site: Site,
-        p: ProgramBuilder,
-        inputs: list[View],
-        extras: list[View],
-        y: View,
-    ) -> None:
+    def __init__(self, kernel: DirectConv, site: Site) -> None:
         assert isinstance(site.op, Conv2d)
-        self.kernel, self.site, self.p, self.op = kernel, site, p, site.op
+        self.kernel, self.site, self.op = kernel, site, site.op
+        self.p = ProgramBuilder(kernel.name)
+        inputs, self.extras, self.y = views(self.p, site, "x", "weight", "bias")
         self.x, self.weight = inputs[0], inputs[1]
         self.bias = inputs[2] if len(inputs) > 2 else None
-        self.extras, self.y = extras, y
         self.shape = _Shape.of(site)
         self.lanes = site.target.lanes
         self.groups = self.shape.groups * self.shape.out_blocks // kernel.tile[0]

@@ -18,7 +18,6 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from cnnc.codegen.kernels.common import (
-    View,
     channel_counts,
     epilogue_cycles,
     extra_blocks,
@@ -180,9 +179,7 @@ class WinogradConv(Kernel):
     # -- program -----------------------------------------------------------------------------
 
     def program(self, site: Site) -> Program:
-        p = ProgramBuilder(self.name)
-        inputs, extras, y = views(p, site, "x", "weight", "bias")
-        return _Writer(self, site, p, inputs, extras, y).write()
+        return _Writer(self, site).write()
 
 
 def _fits(site: Site) -> bool:
@@ -206,20 +203,13 @@ def _columns(depth: int, registers: int) -> int:
 class _Writer:
     """Writes the three stages; holds what they share."""
 
-    def __init__(
-        self,
-        kernel: WinogradConv,
-        site: Site,
-        p: ProgramBuilder,
-        inputs: list[View],
-        extras: list[View],
-        y: View,
-    ) -> None:
+    def __init__(self, kernel: WinogradConv, site: Site) -> None:
         assert isinstance(site.op, Conv2d)
-        self.kernel, self.site, self.p, self.op = kernel, site, p, site.op
+        self.kernel, self.site, self.op = kernel, site, site.op
+        self.p = p = ProgramBuilder(kernel.name)
+        inputs, self.extras, self.y = views(p, site, "x", "weight", "bias")
         self.x, self.weight = inputs[0], inputs[1]
         self.bias = inputs[2] if len(inputs) > 2 else None
-        self.extras, self.y = extras, y
         self.lanes = site.target.lanes
         self.m, self.n = kernel.m, kernel.m + 2
         self.images, out, self.oh, self.ow = site.result.dims

@@ -14,7 +14,7 @@ from strategies import graphs
 import cnnc
 from cnnc.ir.graph import Builder, Graph
 from cnnc.ir.op import Binary, Fusable, Op
-from cnnc.ir.ops import OPS, Div, Reorder
+from cnnc.ir.ops import OPS, Concat, Div, MaxPool2d, Reorder, Tanh
 from cnnc.ir.types import TensorType
 from cnnc.passes import PASSES, PIPELINES
 from cnnc.runtime.reference import evaluate
@@ -93,6 +93,23 @@ def test_random_networks_through_random_pipelines(data: st.DataObject) -> None:
     assert list(found) == list(wanted)
     for name, array in wanted.items():
         assert_close(found[name], array)
+
+
+def test_an_operand_may_outlive_the_concatenation_it_lies_in() -> None:
+    builder = Builder("outlives")
+    x = builder.input("x", TensorType((1, 16, 12, 12)))
+    kept = builder.add(MaxPool2d(window=(3, 3), pad=(1, 1, 1, 1)), [x], "kept")
+    joined = builder.add(Concat(), [kept, builder.add(Tanh(), [x])], "joined")
+    dense = builder.add(MaxPool2d(window=(2, 2)), [joined], "dense")
+    for i in range(4):  # room that would be taken from `joined` once nobody reads it
+        dense = builder.add(MaxPool2d(window=(3, 3), pad=(1, 1, 1, 1)), [dense], f"after{i}")
+    builder.output("pooled", dense)
+    builder.output("late", builder.add(MaxPool2d(window=(2, 2)), [kept], "late"))
+    graph = builder.finish()
+    inputs = random_inputs(graph, 1)
+    found = cnnc.compile(graph, threads=1).run(inputs)
+    for name, wanted in evaluate(graph, inputs).items():
+        assert_close(found[name], wanted)
 
 
 @pytest.mark.parametrize("name", ["digits", "lenet"])
