@@ -10,7 +10,7 @@ from functools import reduce
 import numpy as np
 
 from cnnc.frontends.onnx.call import Call
-from cnnc.frontends.onnx.ops import elementwise, fold, linear, moves, norm, pool
+from cnnc.frontends.onnx.ops import elementwise, fold, linear, moves, norm, pool, resize
 from cnnc.frontends.onnx.ops.elementwise import chain, simple, with_alpha
 from cnnc.frontends.onnx.ops.fold import Folder, computed, reduced
 from cnnc.ir.ops import (
@@ -72,7 +72,7 @@ CONVERTERS: dict[str, Converter] = {
     "ReduceMean": pool.reduce_mean,
     "Relu": simple(Relu()),
     "Reshape": moves.reshape,
-    "Resize": moves.resize,
+    "Resize": resize.resize,
     "Selu": elementwise.selu,
     "Sigmoid": simple(Sigmoid()),
     "Softmax": norm.softmax,
@@ -84,7 +84,7 @@ CONVERTERS: dict[str, Converter] = {
     "Tanh": simple(Tanh()),
     "Transpose": moves.transpose,
     "Unsqueeze": moves.unsqueeze,
-    "Upsample": moves.upsample,
+    "Upsample": resize.upsample,
 }
 
 FOLDERS: dict[str, Folder] = {
