@@ -240,6 +240,21 @@ class Call:
         name = self.importer.fresh(f"{self.output(0)}.{op.name}")
         return self._add(op, operands, name)
 
+    def add_results(self, op: Op, *operands: str) -> tuple[str, ...]:
+        """Wires an op of several results and gives those, which end up inside the node."""
+        count = self._count(op, operands)
+        names = tuple(self.importer.fresh(f"{self.output(0)}.{op.name}{i}") for i in range(count))
+        return self._wire(op, operands, names)
+
+    def results(self, op: Op, *operands: str) -> None:
+        """Wires an op whose results are the node's outputs in order; it may have more of them."""
+        names = []
+        for i in range(self._count(op, operands)):
+            given = i < len(self.outputs) and self.outputs[i]
+            names.append(given or self.importer.fresh(f"{self.name}.{op.name}{i}"))
+        for name in self._wire(op, operands, names):
+            self.importer.define(name, name)
+
     def result(self, op: Op, *operands: str, output: int = 0) -> None:
         """Wires an op whose result is one of the node's outputs."""
         name = self.output(output)
@@ -281,18 +296,26 @@ class Call:
             raise Unsupported(f"output {index} is missing")
         return self.outputs[index]
 
+    def _count(self, op: Op, operands: Sequence[str]) -> int:
+        """How many results the op has."""
+        types = op.infer(*map(self.type, operands))
+        return len(types) if isinstance(types, tuple) else 1
+
     def _add(self, op: Op, operands: Sequence[str], name: str) -> str:
+        return self._wire(op, operands, [name])[0]
+
+    def _wire(self, op: Op, operands: Sequence[str], names: Sequence[str]) -> tuple[str, ...]:
         dtypes = {self.type(o).dtype for o in operands}
         if len(dtypes) > 1:
             raise Unsupported(f"element types differ: {' and '.join(sorted(map(str, dtypes)))}")
-        if not isinstance(op, _ANY_TYPE) and not dtypes <= set(_FLOATS):
+        native = self.importer.computing or isinstance(op, _ANY_TYPE)
+        if not native and not dtypes <= set(_FLOATS):
             raise Unsupported(f"of {dtypes.pop()} elements", "only floats are computed with")
-        builder = self.importer.builder
-        builder.add(op, operands, name, [self.location])
-        numbers = (d for d in self.type(name).shape if isinstance(d, int))
-        if prod(numbers) > MAX_ELEMENTS:
-            raise Unsupported(f"its result would be absurdly large: {self.type(name)}")
-        return name
+        self.importer.builder.add(op, operands, names, [self.location])
+        for type in map(self.type, names):
+            if prod(d for d in type.shape if isinstance(d, int)) > MAX_ELEMENTS:
+                raise Unsupported(f"its result would be absurdly large: {type}")
+        return tuple(names)
 
 
 def fix_size(names: Sequence[str]) -> str:

@@ -1,8 +1,10 @@
 """ONNX graph -> portable graph, node by node.
 
-Two tables do the work. A node of which every input is known (initializers, constants, shapes and
-what is computed from them) goes to `FOLDERS` and leaves a known value; sizes in it may be symbolic.
-Other nodes go to `CONVERTERS` and leave ops in the graph. Nodes that no output needs are left out.
+`CONVERTERS` put a node into the graph. A node of which every input is known (initializers,
+constants, shapes and what is computed from them) is converted into a graph of its own, which is
+evaluated at once: it leaves a known value. Sizes in known values may be symbolic; operators that
+compute with those, or that have no converter, are in `FOLDERS`, which are asked first. Nodes that
+no output needs are left out.
 
 A node that cannot be converted does not stop the others: everything that is wrong is told at once.
 """
@@ -16,7 +18,8 @@ from heapq import heapify, heappop, heappush
 import numpy as np
 
 from cnnc.frontends.onnx.call import Call, Unsupported
-from cnnc.frontends.onnx.ops import CONVERTERS, FOLDERS, HINTS
+from cnnc.frontends.onnx.compute import evaluate
+from cnnc.frontends.onnx.ops import CONVERTERS, FOLDERS, HINTS, Converter
 from cnnc.frontends.onnx.proto import DOMAINS, Source, opset_of
 from cnnc.frontends.onnx.tensors import TensorReader, text
 from cnnc.ir.graph import Builder, Graph
@@ -51,7 +54,9 @@ class Importer:
     Attributes:
         known: ONNX value -> its elements, where they are known; of type `object` if there are
             symbolic sizes among them.
-        builder: the graph as far as it is converted.
+        builder: the graph as far as it is converted; while a node of known numbers is computed,
+            the graph of that node.
+        computing: whether such a node is computed, so that its elements may have any type.
     """
 
     def __init__(self, source: Source) -> None:
@@ -60,6 +65,7 @@ class Importer:
         self.opset = opset_of(source.model, source.file)
         self.reader = TensorReader(source.file, source.folder)
         self.builder = Builder(source.name)
+        self.computing = False
         self.known: dict[str, Array] = {}
         self._values: dict[str, str] = {}  # ONNX value -> value of the graph
         self._owners: dict[str, str] = {}  # ONNX value -> what defines it
@@ -187,32 +193,48 @@ class Importer:
         if any(name in self._failed for name in call.inputs):
             self._failed.update(call.outputs)  # the reason is told already
             return None
-        ready = call.kind in ("Shape", "Size") or all(
-            name in self.known for name in filter(None, call.inputs)
-        )
-        if folder is not None and ready:
+        inputs = list(filter(None, call.inputs))
+        constant = all(name in self.known for name in inputs)
+        symbolic = any(self._is_symbolic(name) for name in inputs)
+        if folder is not None and (constant or call.kind in ("Shape", "Size")):
             try:
-                self._keep(call, folder(call))
+                self._keep(call.output(0), folder(call))
                 return self._check(call)
             except Unsupported:
-                if converter is None or any(self._is_symbolic(name) for name in call.inputs):
+                if converter is None or symbolic:
                     raise
         if converter is None:
             raise Unsupported("its inputs are not known at import", _GENERIC)
-        converter(call)
+        if constant and not symbolic:
+            self._compute(call, converter)
+        else:
+            converter(call)
         return self._check(call)
 
     def _is_symbolic(self, name: str) -> bool:
         return name in self.known and self.known[name].dtype == object
 
-    def _keep(self, call: Call, array: Array) -> None:
+    def _compute(self, call: Call, converter: Converter) -> None:
+        """Converts a node in a graph of its own and keeps what that evaluates to."""
+        outer = self.builder, self._values
+        self.builder, self._values, self.computing = Builder(call.name), {}, True
+        try:
+            converter(call)
+            found = {name: self._values[name] for name in call.outputs if name in self._values}
+            arrays = evaluate(self.builder, found.values(), self._budget)
+        finally:
+            (self.builder, self._values), self.computing = outer, False
+        for name, array in zip(found, arrays, strict=True):
+            self._keep(name, array)
+
+    def _keep(self, name: str, array: Array) -> None:
         if array.dtype == object and all(isinstance(d, int) for d in array.ravel()):
             array = array.astype(np.int64)
         if array.base is None:
             self._budget -= array.nbytes
         if self._budget < 0:
             raise Unsupported("the constants that the model computes are absurdly large")
-        self.known[call.output(0)] = array
+        self.known[name] = array
 
     def _check(self, call: Call) -> None:
         unread = call.unread()

@@ -349,6 +349,28 @@ def test_nodes_in_any_order_dead_ones_and_several_outputs() -> None:
     np.testing.assert_array_equal(found["x"], x)
 
 
+def test_nodes_of_constants_are_computed_by_their_converters() -> None:
+    nodes = [
+        node("Abs", "signed", "sizes"),
+        node("Max", "sizes one", "shape"),
+        node("Reshape", "x shape", "moved"),
+        node("Gemm", "a b", "product", transB=1),
+        node("Add", "moved product", "y"),
+    ]
+    constants = {"signed": sizes(-3, 0), "one": sizes(1, 2), "a": floats(3, 4), "b": floats(2, 4)}
+    graph = assert_agrees(model(nodes, {"x": (6,)}, "y", constants), {"x": floats(6)})
+    assert (ops(graph), list(graph.constants)) == (["reshape", "add"], ["product"])
+
+
+def test_constants_that_take_long_to_compute_are_refused() -> None:
+    wide = {
+        "a": np.ones((1 << 12, 1 << 9), np.float32),
+        "b": np.ones((1 << 9, 1 << 12), np.float32),
+    }
+    nodes = [node("MatMul", "a b", "c"), node("Add", "x c", "y")]
+    refused(model(nodes, {"x": (1,)}, "y", wide), "MatMul: computes a constant by", "`c`")
+
+
 def test_initializers_listed_as_inputs_are_constants() -> None:
     add = node("Add", "x c", "y")
     proto = model([add], {"x": (2, 3), "c": (3,)}, "y", {"c": floats(3)}, opset=9, ir_version=3)

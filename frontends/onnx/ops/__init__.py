@@ -1,11 +1,11 @@
 """The tables of ONNX operators. A new one is a small function and one line here.
 
-`FOLDERS` compute nodes of which every input is known; `CONVERTERS` put others into the graph.
+`CONVERTERS` put a node into the graph; a node of known numbers is computed by its converter, too.
+`FOLDERS` compute what may hold symbolic sizes, or has no converter; they are asked first.
 `HINTS` say what to do about operators that are not supported.
 """
 
 from collections.abc import Callable
-from functools import reduce
 
 import numpy as np
 
@@ -88,7 +88,6 @@ CONVERTERS: dict[str, Converter] = {
 }
 
 FOLDERS: dict[str, Folder] = {
-    "Abs": computed(np.abs),
     "Add": computed(np.add, symbolic=True),
     "And": computed(np.logical_and),
     "Cast": fold.cast,
@@ -107,11 +106,8 @@ FOLDERS: dict[str, Folder] = {
     "Identity": fold.identity,
     "Less": computed(np.less),
     "LessOrEqual": computed(np.less_equal),
-    "Max": computed(lambda *arrays: reduce(np.maximum, arrays)),
-    "Min": computed(lambda *arrays: reduce(np.minimum, arrays)),
     "Mod": fold.modulo,
     "Mul": computed(np.multiply, symbolic=True),
-    "Neg": computed(np.negative),
     "Not": computed(np.logical_not),
     "Or": computed(np.logical_or),
     "Range": fold.fill_range,
@@ -123,7 +119,6 @@ FOLDERS: dict[str, Folder] = {
     "Shape": fold.shape,
     "Size": fold.size,
     "Slice": fold.slice_,
-    "Sqrt": computed(np.sqrt),
     "Squeeze": fold.squeeze,
     "Sub": computed(fold.subtract, symbolic=True),
     "Transpose": fold.transpose,
