@@ -45,9 +45,24 @@ def compile(
     """The model from the cache, else compiled and kept there; see `cnnc.compile`."""
     start = perf_counter()
     place = _place(source, options)
-    found = _load(place, options, start)
-    if found is not None:
-        return found
+    model = _load(place, options, start)
+    if model is None:
+        model = _compile(source, place, progress, options)
+    if isinstance(source, str | Path):  # what is in memory is not kept there for this
+
+        def tapped(taps: tuple[str, ...]) -> CompiledModel:
+            return compile(source, **{**options, "taps": taps})
+
+        model.tapped = tapped
+    return model
+
+
+def _compile(
+    source: Model | Graph,
+    place: _Place | None,
+    progress: Callable[[str], None] | None,
+    options: dict[str, Any],
+) -> CompiledModel:
     from cnnc import driver
 
     model = driver.compile(source, progress=progress, **options)

@@ -33,6 +33,7 @@ from cnnc.runtime.artifact import Artifact, Manifest, Tensor
 from cnnc.runtime.executable import Executable, Run
 from cnnc.runtime.mixed import MixedExecutable
 from cnnc.sources import resolve, zoo_models
+from cnnc.taps import put_outputs
 
 if TYPE_CHECKING:
     from cnnc.frontends import Model
@@ -68,8 +69,15 @@ class Build:
 def load_graph(source: Model | Graph, options: Options) -> Graph:
     """The portable graph of a zoo name, a file, an ONNX model in memory or a graph.
 
-    Its sizes have the numbers of `options.sizes`.
+    Its sizes have the numbers of `options.sizes`, its outputs are what the options ask for.
     """
+    graph = _load(source, options)
+    if options.outputs or options.taps:
+        graph = put_outputs(graph, options.outputs, options.taps)
+    return graph
+
+
+def _load(source: Model | Graph, options: Options) -> Graph:
     if isinstance(source, Graph):
         return put_sizes(source, options.sizes)
     if not isinstance(source, str | Path):

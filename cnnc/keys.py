@@ -26,6 +26,8 @@ RELEVANT: Mapping[str, Any] = {
     "max_rel_err": 1e-4,
     "sizes": {},
     "parameters": {},
+    "outputs": (),
+    "taps": (),
 }
 
 _PACKAGE = Path(__file__).parent

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cnnc.ir.location import Diagnostic, InputError
+from cnnc.ir.location import Diagnostic, InputError, OptionError
 from cnnc.report import Memory, Report
 from cnnc.runtime.artifact import Artifact, Tensor, save
 from cnnc.runtime.executable import Executable
@@ -46,6 +46,8 @@ class CompiledModel:
         self._code = code  # keeps the native code loaded
         self.inputs = tuple(_info(tensor) for tensor in artifact.manifest.inputs)
         self.outputs = tuple(_info(tensor) for tensor in artifact.manifest.outputs)
+        self.tapped: Callable[[tuple[str, ...]], CompiledModel] | None = None
+        self._taps: dict[tuple[str, ...], CompiledModel] = {}
 
     def __call__(self, *args: Array, out: Array | None = None, **named: Array) -> Any:
         """Runs the model: `m(x)`, `m(x, y)` in the order of `m.inputs`, or `m(image=x)`.
@@ -80,17 +82,38 @@ class CompiledModel:
         return tuple(given[name] for name in names)
 
     def run(
-        self, inputs: Mapping[str, Array], out: Mapping[str, Array] | None = None
+        self,
+        inputs: Mapping[str, Array],
+        out: Mapping[str, Array] | None = None,
+        taps: Sequence[str] = (),
     ) -> dict[str, Array]:
         """Output name -> array, for inputs by name.
 
         Args:
             inputs: input name -> array; shapes and element types as in `model.inputs`.
             out: output name -> C-contiguous array to write into; then nothing is allocated.
+            taps: names of values inside the model to give as well, with `*` and `?` as wildcards.
+                The model is compiled once more for them, when they are first asked for.
         Raises:
             InputError: names, shapes or element types that do not fit; all are listed.
+            OptionError: a tap stands for nothing, or the model was not compiled from a file.
         """
+        if taps:
+            return self._with_taps(tuple(taps)).run(inputs, out)
         return self._executable.run(inputs, out)
+
+    def _with_taps(self, taps: tuple[str, ...]) -> CompiledModel:
+        if taps not in self._taps:
+            if self.tapped is None:
+                raise OptionError(
+                    Diagnostic(
+                        "this model cannot be compiled again: its source is not a file",
+                        help="name the values when you compile it: "
+                        f"cnnc.compile(..., taps={list(taps)})",
+                    )
+                )
+            self._taps[taps] = self.tapped(taps)
+        return self._taps[taps]
 
     def profile(self, inputs: Mapping[str, Array], repeats: int = 10) -> dict[str, float]:
         """Kernel name -> median seconds in it, over `repeats` runs of the whole model."""

@@ -23,6 +23,9 @@ class Options(BaseModel):
         strict: refuse a model of which a part would run in NumPy.
         sizes: numbers for symbolic sizes, e.g. {"H": 256}; the batch may stay symbolic.
         parameters: values for the model's parameters, e.g. {"classes": 10}.
+        outputs: names of values inside the model that it shall give in place of its outputs; see
+            `cnnc.taps` for what names can be.
+        taps: names of values that it shall give beside its outputs.
         cache: take a model that was compiled before from the cache, and keep this one there.
         cache_bytes: how large the cache may grow; what was not used for longest goes first.
     """
@@ -37,6 +40,8 @@ class Options(BaseModel):
     strict: bool = False
     sizes: dict[str, int] = Field(default_factory=dict)
     parameters: dict[str, Any] = Field(default_factory=dict)
+    outputs: tuple[str, ...] = Field(default=(), strict=False)
+    taps: tuple[str, ...] = Field(default=(), strict=False)
     cache: bool = True
     cache_bytes: int = Field(default=2 * 10**9, ge=0)
 

@@ -11,8 +11,9 @@ from cnnc.options import Options
 
 
 def load_bound(model: str, options: Options) -> tuple[Graph, Options]:
-    """The portable graph with its sizes put in, and the options that remain for `build`."""
-    return load_graph(model, options), options.model_copy(update={"sizes": {}})
+    """The portable graph with its sizes and outputs put in, and the options left for `build`."""
+    done = {"sizes": {}, "outputs": (), "taps": ()}
+    return load_graph(model, options), options.model_copy(update=done)
 
 
 def batch_symbols(graph: Graph) -> frozenset[str]:

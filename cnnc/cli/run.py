@@ -28,6 +28,13 @@ if TYPE_CHECKING:
     "--input", "specs", multiple=True, metavar="[NAME=]WHAT", required=True, help="See above."
 )
 @click.option(
+    "--tap",
+    "taps",
+    multiple=True,
+    metavar="NAME",
+    help="A value inside the model to show as well; repeatable, takes * and ?.",
+)
+@click.option(
     "--output",
     type=click.Path(dir_okay=False, path_type=Path),
     help="Write all outputs to this .npz file.",
@@ -41,6 +48,7 @@ def run(
     model: str,
     settings: Settings,
     specs: tuple[str, ...],
+    taps: tuple[str, ...],
     output: Path | None,
     top: int,
     batch: int,
@@ -58,11 +66,15 @@ def run(
     by name. An image is resized to the input's height and width, converted to its number of
     channels (1 grey, 3 RGB, 4 RGBA) and scaled to 0..1; nothing else happens to it.
 
+    --tap and --outputs name values inside the model, by what `cnnc inspect` calls them or the model
+    file does. --tap shows them beside the outputs, --outputs instead of those.
+
     Of an output [N, K] the largest classes are shown, of others shape, minimum and maximum.
 
     \b
     Example:
       cnnc run resnet18 --input cat.png --top 3
+      cnnc run resnet18 --input cat.png --tap "stage[0]*relu*" --output inside.npz
       cnnc run unet --size H=256 --size W=256 --input image=random --output mask.npz
     """
     from cnnc.cli.arrays import read_inputs, write_outputs
@@ -71,6 +83,8 @@ def run(
     from cnnc.options import Options
     from cnnc.runtime.inputs import check_inputs
 
+    if taps:
+        settings["taps"] = taps
     options = Options.of(**settings)
     settings["cache"] = not no_cache
     if output is not None and output.suffix != ".npz":

@@ -85,8 +85,15 @@ _COMPILER = (
         callback=_assignments(_value),
         help="A value for a parameter of the model, e.g. classes=10; repeatable.",
     ),
+    click.option(
+        "--outputs",
+        multiple=True,
+        metavar="NAME",
+        callback=lambda context, parameter, names: names or None,
+        help="A value inside the model to give in place of its outputs; repeatable, takes * and ?.",
+    ),
 )
-_NAMES = ("target", "threads", "passes", "exact", "strict", "sizes", "parameters")
+_NAMES = ("target", "threads", "passes", "exact", "strict", "sizes", "parameters", "outputs")
 
 
 def compiler_options(command: Command) -> Command:
