@@ -43,7 +43,8 @@ def compile(
             its `ModelProto`, or a `Graph`.
         progress: called with a few words at the start of each phase.
         **options: `threads`, `target`, `passes`, `exact`, `max_rel_err`, `strict`, `sizes`,
-            `parameters`, `outputs`, `taps`, `cache`, `cache_bytes`; see `cnnc.options.Options`.
+            `shapes`, `parameters`, `outputs`, `taps`, `cache`, `cache_bytes`; see
+            `cnnc.options.Options`.
 
     Returns:
         A `CompiledModel`: call it with arrays.

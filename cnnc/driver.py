@@ -15,7 +15,8 @@ from cnnc.codegen.host import can_run, compile_object, measure_ghz, named_target
 from cnnc.codegen.kernels import KERNELS
 from cnnc.codegen.module import NativeModule, build_module
 from cnnc.codegen.team import default_threads, team_object
-from cnnc.frontends import load, put_sizes
+from cnnc.frontends import load
+from cnnc.frontends.sizes import put_sizes
 from cnnc.ir.graph import Graph, Node
 from cnnc.ir.location import Diagnostic, Location, OptionError, PassError
 from cnnc.ir.op import Array, Fusable
@@ -69,7 +70,7 @@ class Build:
 def load_graph(source: Model | Graph, options: Options) -> Graph:
     """The portable graph of a zoo name, a file, an ONNX model in memory or a graph.
 
-    Its sizes have the numbers of `options.sizes`, its outputs are what the options ask for.
+    Its sizes have the numbers of the options, its outputs are what the options ask for.
     """
     graph = _load(source, options)
     if options.outputs or options.taps:
@@ -78,11 +79,12 @@ def load_graph(source: Model | Graph, options: Options) -> Graph:
 
 
 def _load(source: Model | Graph, options: Options) -> Graph:
+    asked = {name: getattr(options, name) for name in ("parameters", "sizes", "shapes")}
     if isinstance(source, Graph):
-        return put_sizes(source, options.sizes)
+        return put_sizes(source, options.sizes, options.shapes)
     if not isinstance(source, str | Path):
-        return load(source, parameters=options.parameters, sizes=options.sizes)
-    graph = load(resolve(source), parameters=options.parameters, sizes=options.sizes)
+        return load(source, **asked)
+    graph = load(resolve(source), **asked)
     return _as_zoo(graph) if str(source) in zoo_models() else graph
 
 

@@ -25,6 +25,7 @@ RELEVANT: Mapping[str, Any] = {
     "exact": False,
     "max_rel_err": 1e-4,
     "sizes": {},
+    "shapes": {},
     "parameters": {},
     "outputs": (),
     "taps": (),

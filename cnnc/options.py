@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -22,6 +22,7 @@ class Options(BaseModel):
         max_rel_err: the error that an inexact algorithm may make, relative to the output's range.
         strict: refuse a model of which a part would run in NumPy.
         sizes: numbers for symbolic sizes, e.g. {"H": 256}; the batch may stay symbolic.
+        shapes: the same as all sizes of an input, by its name, e.g. {"image": (1, 3, 224, 224)}.
         parameters: values for the model's parameters, e.g. {"classes": 10}.
         outputs: names of values inside the model that it shall give in place of its outputs; see
             `cnnc.taps` for what names can be.
@@ -39,6 +40,7 @@ class Options(BaseModel):
     max_rel_err: float = Field(default=1e-4, gt=0)
     strict: bool = False
     sizes: dict[str, int] = Field(default_factory=dict)
+    shapes: dict[str, Annotated[tuple[int, ...], Field(strict=False)]] = Field(default_factory=dict)
     parameters: dict[str, Any] = Field(default_factory=dict)
     outputs: tuple[str, ...] = Field(default=(), strict=False)
     taps: tuple[str, ...] = Field(default=(), strict=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,19 +20,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked of a frontend: values for parameters, a model's name, numbers for sizes."""
+    """What is asked of a frontend: values for parameters, a model's name, numbers for sizes (by
+    their names, or as shapes of inputs)."""
 
     parameters: Mapping[str, object] = field(default_factory=dict)
     model: str | None = None
     sizes: Mapping[str, int] = field(default_factory=dict)
+    shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
 
 def _cnn(source: Model, request: Request) -> Graph:
     from cnnc.frontends.dsl.load import load_file
+    from cnnc.frontends.sizes import put_sizes
 
     assert isinstance(source, str | Path)
     graph = load_file(source, parameters=request.parameters, model=request.model)
-    return put_sizes(graph, request.sizes)
+    return put_sizes(graph, request.sizes, request.shapes)
 
 
 def _onnx(source: Model, request: Request) -> Graph:
@@ -41,7 +44,7 @@ def _onnx(source: Model, request: Request) -> Graph:
     if request.parameters or request.model is not None:
         help = "a size gets a number by `sizes` (on the command line --size)"
         raise OptionError(Diagnostic("an ONNX model has no parameters", help=help))
-    return load_onnx(source, sizes=request.sizes)
+    return load_onnx(source, sizes=request.sizes, shapes=request.shapes)
 
 
 def _onnx_files(source: Path) -> list[Path]:
@@ -70,6 +73,7 @@ def load(
     parameters: Mapping[str, object] | None = None,
     model: str | None = None,
     sizes: Mapping[str, int] | None = None,
+    shapes: Mapping[str, Sequence[int]] | None = None,
 ) -> Graph:
     """The portable graph of the model in a file; the suffix says how it is written.
 
@@ -78,6 +82,7 @@ def load(
         parameters: Values for the parameters that the model declares.
         model: Which model, if the file holds several.
         sizes: Numbers for symbolic sizes.
+        shapes: The same, as all sizes of an input, by its name.
 
     Raises:
         OptionError: no frontend reads files with this suffix, or the model has no such size.
@@ -89,18 +94,4 @@ def load(
         known = ", ".join(f"`{name}`" for name in FRONTENDS)
         message = f"nothing reads `{source!s}`: its suffix is `{suffix}`"
         raise OptionError(Diagnostic(message, help=f"models are files ending in {known}"))
-    return frontend(source, Request(parameters or {}, model, sizes or {}))
-
-
-def put_sizes(graph: Graph, sizes: Mapping[str, int]) -> Graph:
-    """The graph with numbers for symbolic sizes.
-
-    Raises:
-        OptionError: it has no such size.
-        ShapeError: an op does not fit these sizes.
-    """
-    unknown = [name for name in sizes if name not in graph.symbols]
-    if unknown:
-        known = ", ".join(sorted(graph.symbols)) or "none"
-        raise OptionError(f"the model has no size `{unknown[0]}`; its symbolic sizes: {known}")
-    return graph.bind(sizes)
+    return frontend(source, Request(parameters or {}, model, sizes or {}, shapes or {}))

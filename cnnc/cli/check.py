@@ -24,11 +24,12 @@ def check(context: click.Context, model: str, settings: Settings, as_json: bool)
     """Read and verify MODEL, and report every problem at once.
 
     A model that is right shows its inputs, outputs, parameters and work, and what would run in
-    NumPy for lack of a native kernel; under --strict that is a problem, too.
+    NumPy for lack of a native kernel; under --strict that is a problem, too. Weights that look
+    wrong are named: NaN, infinities, denormal numbers, and weights that are all zero.
 
     \b
     Example:
-      cnnc check mine.cnn
+      cnnc check mine.onnx --shape image=1,3,224,224
       cnnc check mine.cnn --strict --json
     """
     from cnnc.driver import load_graph
@@ -75,6 +76,7 @@ def _describe(node: Node) -> Diagnostic:
 
 def _summary(graph: Graph, slow: list[Node]) -> dict[str, Any]:
     from cnnc.cli.graphs import flops_of, input_types, open_sizes, output_types, tensor_data
+    from cnnc.cli.weights import suspicious_weights
     from cnnc.frontends.weights import trainable
 
     return {
@@ -86,6 +88,7 @@ def _summary(graph: Graph, slow: list[Node]) -> dict[str, Any]:
         "nodes": len(graph.nodes),
         "flops": flops_of(graph),
         "open_sizes": sorted(open_sizes(graph)),
+        "suspicious": [asdict(finding) for finding in suspicious_weights(graph)],
         "not_native": [{"name": node.title, "op": node.op.name} for node in slow],
     }
 
@@ -103,5 +106,8 @@ def _show(summary: dict[str, Any]) -> None:
         click.echo(f"  {'open sizes':<11}{', '.join(summary['open_sizes'])}: compile with {sizes}")
     else:
         click.echo(f"  {'work':<11}{summary['flops'] / 1e9:.3f} GFLOP for one image")
+    for found in summary["suspicious"]:
+        what = f"{found['what']} in `{found['weight']}` ({found['count']:,} of {found['size']:,})"
+        click.echo(f"  suspicious {what}: {found['help']}")
     for node in summary["not_native"]:
         click.echo(f"  in NumPy   {node['op']} `{node['name']}` has no native kernel (slow)")

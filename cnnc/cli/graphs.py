@@ -12,7 +12,7 @@ from cnnc.options import Options
 
 def load_bound(model: str, options: Options) -> tuple[Graph, Options]:
     """The portable graph with its sizes and outputs put in, and the options left for `build`."""
-    done = {"sizes": {}, "outputs": (), "taps": ()}
+    done: dict[str, object] = {"sizes": {}, "shapes": {}, "outputs": (), "taps": ()}
     return load_graph(model, options), options.model_copy(update=done)
 
 

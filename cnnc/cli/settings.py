@@ -78,6 +78,14 @@ _COMPILER = (
         help="A number for a symbolic size, e.g. H=256; repeatable.",
     ),
     click.option(
+        "--shape",
+        "shapes",
+        multiple=True,
+        metavar="NAME=N,N,...",
+        callback=_assignments(lambda text: tuple(map(_size, text.split(",")))),
+        help="All sizes of an input, e.g. image=1,3,224,224; repeatable.",
+    ),
+    click.option(
         "--param",
         "parameters",
         multiple=True,
@@ -93,7 +101,17 @@ _COMPILER = (
         help="A value inside the model to give in place of its outputs; repeatable, takes * and ?.",
     ),
 )
-_NAMES = ("target", "threads", "passes", "exact", "strict", "sizes", "parameters", "outputs")
+_NAMES = (
+    "target",
+    "threads",
+    "passes",
+    "exact",
+    "strict",
+    "sizes",
+    "shapes",
+    "parameters",
+    "outputs",
+)
 
 
 def compiler_options(command: Command) -> Command:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cnnc.frontends.onnx.tensors import element_name, element_type, text
-from cnnc.ir.location import CnncError, Diagnostic, Location, OptionError, ParseError
-from cnnc.ir.types import Dim, DType, Shape, Sym, TensorType
+from cnnc.frontends.sizes import sizes_of
+from cnnc.ir.location import CnncError, Diagnostic, Location, ParseError
+from cnnc.ir.types import Dim, DType, Sym, TensorType
 
 BATCH = "N"
 _MAX_RANK = 32
@@ -47,17 +48,7 @@ def input_types(
             problems.append(Diagnostic(message, Location(file, name=name), help=help))
     if problems:
         raise ParseError(problems)
-    unknown = sorted(shapes.keys() - declared.keys())
-    if unknown:
-        known = ", ".join(f"`{name}`" for name in declared) or "none"
-        message = f"there is no input `{unknown[0]}`"
-        raise OptionError(Diagnostic(message, Location(file), help=f"the inputs are {known}"))
-    fixed: dict[str, int] = {}
-    for name, shape in shapes.items():
-        for symbol, size in _solve(name, declared[name], shape):
-            if fixed.setdefault(symbol, size) != size:
-                what = f"size {symbol} would be both {fixed[symbol]} and {size}"
-                raise OptionError(Diagnostic(what, Location(file, name=name)))
+    fixed = sizes_of(declared, shapes, file)
     return {name: type.bind(fixed) for name, type in declared.items()}
 
 
@@ -102,21 +93,3 @@ def _word(name: str) -> str:
     """A name that the text form can hold."""
     word = re.sub(r"\W+", "_", name[:64], flags=re.ASCII).strip("_")
     return word if word[:1].isalpha() else f"size_{word}"
-
-
-def _solve(name: str, type: TensorType, shape: Sequence[int]) -> Iterator[tuple[str, int]]:
-    """(symbol, number) for each symbol of an input whose sizes are given."""
-    wrong = any(isinstance(size, bool) or not isinstance(size, int) or size < 0 for size in shape)
-    if wrong or len(shape) != type.rank or not _agree(type.shape, shape):
-        what = f"shapes: `{name}` is {type}, which cannot be {list(shape)}"
-        raise OptionError(Diagnostic(what, help="give one number for each size"))
-    for dim, size in zip(type.shape, shape, strict=True):
-        if isinstance(dim, Sym):
-            yield dim.name, size
-
-
-def _agree(declared: Shape, given: Sequence[int]) -> bool:
-    return all(
-        dim == size if isinstance(dim, int) else size % dim.divisor == 0
-        for dim, size in zip(declared, given, strict=True)
-    )
