@@ -43,7 +43,7 @@ def compile(
             its `ModelProto`, or a `Graph`.
         progress: called with a few words at the start of each phase.
         **options: `threads`, `target`, `passes`, `exact`, `max_rel_err`, `strict`, `sizes`,
-            `shapes`, `parameters`, `outputs`, `taps`, `cache`, `cache_bytes`; see
+            `shapes`, `parameters`, `values`, `outputs`, `taps`, `cache`, `cache_bytes`; see
             `cnnc.options.Options`.
 
     Returns:

@@ -79,12 +79,12 @@ def load_graph(source: Model | Graph, options: Options) -> Graph:
 
 
 def _load(source: Model | Graph, options: Options) -> Graph:
-    asked = {name: getattr(options, name) for name in ("parameters", "sizes", "shapes")}
+    asked = {name: getattr(options, name) for name in ("parameters", "sizes", "shapes", "values")}
     if isinstance(source, Graph):
+        if options.values:
+            raise OptionError("a graph takes no `values`: give them where it is loaded")
         return put_sizes(source, options.sizes, options.shapes)
-    if not isinstance(source, str | Path):
-        return load(source, **asked)
-    graph = load(resolve(source), **asked)
+    graph = load(resolve(source) if isinstance(source, str | Path) else source, **asked)
     return _as_zoo(graph) if str(source) in zoo_models() else graph
 
 

@@ -11,6 +11,8 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from cnnc.codegen.host import named_target
 from cnnc.frontends import FILES
 from cnnc.link import versions
@@ -29,6 +31,7 @@ RELEVANT: Mapping[str, Any] = {
     "parameters": {},
     "outputs": (),
     "taps": (),
+    "values": {},
 }
 
 _PACKAGE = Path(__file__).parent
@@ -66,11 +69,19 @@ def key_of(
             [str(source), str(path.resolve())],  # messages and reports name them
             [(str(file), file_hash(file)) for file in sorted(files(path))],
         ]
-        text = json.dumps(parts, sort_keys=True)
+        text = json.dumps(parts, sort_keys=True, default=_digest)
     except (OSError, TypeError, ValueError):
         return None  # what is wrong will be said when the model is compiled
     name = re.sub(r"[^A-Za-z0-9_]+", "_", path.stem)[:40]
     return f"{name}-{blake2b(text.encode(), digest_size=20).hexdigest()}"
+
+
+def _digest(array: object) -> list[object]:
+    """What stands for an array in a key. Raises `TypeError` for anything else."""
+    if not isinstance(array, np.ndarray) or array.dtype == object:
+        raise TypeError
+    digest = blake2b(array.tobytes(), digest_size=20).hexdigest()
+    return [array.dtype.str, array.shape, digest]
 
 
 def _is_given(name: str, options: Mapping[str, Any]) -> bool:

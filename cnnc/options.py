@@ -27,6 +27,8 @@ class Options(BaseModel):
         outputs: names of values inside the model that it shall give in place of its outputs; see
             `cnnc.taps` for what names can be.
         taps: names of values that it shall give beside its outputs.
+        values: elements of inputs of an ONNX model that are compiled in, as shapes must be, e.g.
+            {"shape": [1, -1]}; the compiled model does not take these inputs.
         cache: take a model that was compiled before from the cache, and keep this one there.
         cache_bytes: how large the cache may grow; what was not used for longest goes first.
     """
@@ -44,6 +46,7 @@ class Options(BaseModel):
     parameters: dict[str, Any] = Field(default_factory=dict)
     outputs: tuple[str, ...] = Field(default=(), strict=False)
     taps: tuple[str, ...] = Field(default=(), strict=False)
+    values: dict[str, Any] = Field(default_factory=dict)
     cache: bool = True
     cache_bytes: int = Field(default=2 * 10**9, ge=0)
 

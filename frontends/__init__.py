@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from cnnc.ir.location import Diagnostic, OptionError
 
 if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
     from onnx import ModelProto
 
     from cnnc.ir.graph import Graph
@@ -21,12 +22,13 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Request:
     """What is asked of a frontend: values for parameters, a model's name, numbers for sizes (by
-    their names, or as shapes of inputs)."""
+    their names, or as shapes of inputs), elements of inputs that are compiled in."""
 
     parameters: Mapping[str, object] = field(default_factory=dict)
     model: str | None = None
     sizes: Mapping[str, int] = field(default_factory=dict)
     shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    values: Mapping[str, ArrayLike] = field(default_factory=dict)
 
 
 def _cnn(source: Model, request: Request) -> Graph:
@@ -34,6 +36,8 @@ def _cnn(source: Model, request: Request) -> Graph:
     from cnnc.frontends.sizes import put_sizes
 
     assert isinstance(source, str | Path)
+    if request.values:
+        raise OptionError("only inputs of ONNX models are given values when they are compiled")
     graph = load_file(source, parameters=request.parameters, model=request.model)
     return put_sizes(graph, request.sizes, request.shapes)
 
@@ -44,7 +48,7 @@ def _onnx(source: Model, request: Request) -> Graph:
     if request.parameters or request.model is not None:
         help = "a size gets a number by `sizes` (on the command line --size)"
         raise OptionError(Diagnostic("an ONNX model has no parameters", help=help))
-    return load_onnx(source, sizes=request.sizes, shapes=request.shapes)
+    return load_onnx(source, sizes=request.sizes, shapes=request.shapes, values=request.values)
 
 
 def _onnx_files(source: Path) -> list[Path]:
@@ -74,6 +78,7 @@ def load(
     model: str | None = None,
     sizes: Mapping[str, int] | None = None,
     shapes: Mapping[str, Sequence[int]] | None = None,
+    values: Mapping[str, ArrayLike] | None = None,
 ) -> Graph:
     """The portable graph of the model in a file; the suffix says how it is written.
 
@@ -83,6 +88,7 @@ def load(
         model: Which model, if the file holds several.
         sizes: Numbers for symbolic sizes.
         shapes: The same, as all sizes of an input, by its name.
+        values: Elements of inputs, by name, which are compiled in.
 
     Raises:
         OptionError: no frontend reads files with this suffix, or the model has no such size.
@@ -94,4 +100,5 @@ def load(
         known = ", ".join(f"`{name}`" for name in FRONTENDS)
         message = f"nothing reads `{source!s}`: its suffix is `{suffix}`"
         raise OptionError(Diagnostic(message, help=f"models are files ending in {known}"))
-    return frontend(source, Request(parameters or {}, model, sizes or {}, shapes or {}))
+    request = Request(parameters or {}, model, sizes or {}, shapes or {}, values or {})
+    return frontend(source, request)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from cnnc.ir.graph import Graph
 from cnnc.ir.location import Diagnostic, Location, OptionError
@@ -44,11 +44,7 @@ def sizes_of(
     Raises:
         OptionError: there is no such input, or the numbers contradict its type or each other.
     """
-    unknown = sorted(shapes.keys() - types.keys())
-    if unknown:
-        known = ", ".join(f"`{name}`" for name in types) or "none"
-        message = f"there is no input `{unknown[0]}`"
-        raise OptionError(Diagnostic(message, Location(model), help=f"the inputs are {known}"))
+    check_names(shapes, types, model)
     fixed: dict[str, int] = {}
     for name, shape in shapes.items():
         for symbol, size in _solve(name, types[name], shape):
@@ -56,6 +52,15 @@ def sizes_of(
                 what = f"size {symbol} would be both {fixed[symbol]} and {size}"
                 raise OptionError(Diagnostic(what, Location(model, name=name)))
     return fixed
+
+
+def check_names(given: Iterable[str], inputs: Iterable[str], model: str) -> None:
+    """Raises `OptionError` unless all the given names are inputs of the model."""
+    unknown = sorted(set(given) - set(inputs))
+    if unknown:
+        known = ", ".join(f"`{name}`" for name in inputs) or "none"
+        message = f"there is no input `{unknown[0]}`"
+        raise OptionError(Diagnostic(message, Location(model), help=f"the inputs are {known}"))
 
 
 def _solve(name: str, type: TensorType, shape: Sequence[int]) -> Iterator[tuple[str, int]]:

@@ -12,7 +12,11 @@ from cnnc.options import Options
 
 def load_bound(model: str, options: Options) -> tuple[Graph, Options]:
     """The portable graph with its sizes and outputs put in, and the options left for `build`."""
-    done: dict[str, object] = {"sizes": {}, "shapes": {}, "outputs": (), "taps": ()}
+    empty: tuple[str, ...] = ()
+    done: dict[str, object] = {
+        **dict.fromkeys(("sizes", "shapes", "values"), {}),
+        **dict.fromkeys(("outputs", "taps"), empty),
+    }
     return load_graph(model, options), options.model_copy(update=done)
 
 

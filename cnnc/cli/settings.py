@@ -94,6 +94,14 @@ _COMPILER = (
         help="A value for a parameter of the model, e.g. classes=10; repeatable.",
     ),
     click.option(
+        "--value",
+        "values",
+        multiple=True,
+        metavar="NAME=LIST",
+        callback=_assignments(_value),
+        help="Elements of an ONNX model's input, compiled in, e.g. shape=[1,-1]; repeatable.",
+    ),
+    click.option(
         "--outputs",
         multiple=True,
         metavar="NAME",
@@ -110,6 +118,7 @@ _NAMES = (
     "sizes",
     "shapes",
     "parameters",
+    "values",
     "outputs",
 )
 

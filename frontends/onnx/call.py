@@ -12,14 +12,14 @@ meaning in a way that nobody knows of, and is refused.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cnnc.frontends.onnx.tensors import text
-from cnnc.ir.location import Location
+from cnnc.ir.location import Diagnostic, Location, ParseError
 from cnnc.ir.op import Array, Op
 from cnnc.ir.ops import Concat, Dropout, Flatten, Pad, Reshape
 from cnnc.ir.types import Dim, DType, Shape, Sym, TensorType, known
@@ -49,10 +49,23 @@ _KINDS = {
 class Unsupported(Exception):
     """Why a node cannot be converted, and what to do about it."""
 
-    def __init__(self, reason: str, help: str = "") -> None:
+    def __init__(self, reason: str, help: str = "", needs: Sequence[str] = ()) -> None:
         super().__init__(reason)
         self.reason = reason
         self.help = help
+        self.needs = needs  # inputs of the model with whose values it could be converted
+
+
+class ValuesNeeded(ParseError):
+    """A model that cannot be converted without the values of some of its inputs.
+
+    Attributes:
+        inputs: their names.
+    """
+
+    def __init__(self, problems: Iterable[Diagnostic], inputs: Iterable[str]) -> None:
+        super().__init__(problems)
+        self.inputs = tuple(inputs)
 
 
 class Call:
@@ -180,9 +193,11 @@ class Call:
     def known(self, index: int) -> Array:
         """An input's elements; of type `object`, if there are symbolic sizes among them."""
         if not self.is_known(index):
+            needs = self.importer.inputs_behind(self._input(index))
             raise Unsupported(
                 f"input {index} (`{self._input(index)}`) must be a constant",
-                "make it an initializer, or compute it from the shapes of the inputs",
+                _give_values(needs) or "make it an initializer, or compute it from sizes of inputs",
+                needs,
             )
         return self.importer.known[self.inputs[index]]
 
@@ -323,3 +338,12 @@ def fix_size(names: Sequence[str]) -> str:
     sizes = ", ".join(f'"{name}": ...' for name in names)
     options = " ".join(f"--size {name}=..." for name in names)
     return f"compile with sizes={{{sizes}}} (on the command line {options})"
+
+
+def _give_values(names: Sequence[str]) -> str:
+    """How to give values to inputs of the model."""
+    if not names:
+        return ""
+    values = ", ".join(f'"{name}": [...]' for name in names)
+    options = " ".join(f"--value {name}=[...]" for name in names)
+    return f"compile with values={{{values}}} (on the command line {options})"

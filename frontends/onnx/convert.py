@@ -17,7 +17,7 @@ from heapq import heapify, heappop, heappush
 
 import numpy as np
 
-from cnnc.frontends.onnx.call import Call, Unsupported
+from cnnc.frontends.onnx.call import Call, Unsupported, ValuesNeeded
 from cnnc.frontends.onnx.compute import evaluate
 from cnnc.frontends.onnx.ops import CONVERTERS, FOLDERS, HINTS, Converter
 from cnnc.frontends.onnx.proto import DOMAINS, Source, opset_of
@@ -32,17 +32,26 @@ _FOLDED_BYTES = 1 << 28  # of computed constants, beyond four times the model's 
 _GENERIC = "replace it in the model by operators that are supported, or compute it outside"
 
 
-def convert(source: Source, types: Mapping[str, TensorType]) -> Graph:
+def convert(source: Source, types: Mapping[str, TensorType], values: Mapping[str, Array]) -> Graph:
     """The portable graph of a model whose inputs have these types.
 
+    Args:
+        source: the model.
+        types: input name -> type.
+        values: input name -> its elements, where they are known; the graph does not take these.
+
     Raises:
+        ValuesNeeded: nodes need the values of inputs at import.
         ParseError: names that are missing or defined twice, a cycle, damaged tensors, and all
             nodes that cannot be converted.
     """
     importer = Importer(source)
     for name, type in types.items():
         importer.reserve(name, "an input")
-        importer.define(name, importer.builder.input(name, type))
+        if name in values:
+            importer.known[name] = values[name]
+        else:
+            importer.define(name, importer.builder.input(name, type))
     importer.read_tensors()
     importer.run()
     return importer.finish()
@@ -69,6 +78,8 @@ class Importer:
         self.known: dict[str, Array] = {}
         self._values: dict[str, str] = {}  # ONNX value -> value of the graph
         self._owners: dict[str, str] = {}  # ONNX value -> what defines it
+        self._makers: dict[str, Call] = {}  # ONNX value -> the node that makes it
+        self._needed: dict[str, None] = {}  # model inputs whose values are needed
         self._failed: set[str] = set()  # ONNX values that could not be converted
         self._problems: dict[tuple[str, str, str], list[str]] = defaultdict(list)
         self._budget = _FOLDED_BYTES
@@ -110,6 +121,28 @@ class Importer:
         self._values[name] = self.builder.constant(self.fresh_constant(name), array)
         return self._values[name]
 
+    def inputs_behind(self, name: str) -> list[str]:
+        """The inputs of the model that decide on an ONNX value, if it is one or made of small ones.
+
+        Small are lists and single numbers of whole numbers or truth values, as shapes and axes are;
+        none are given where larger ones are behind the value, too.
+        """
+        if name in self.builder.inputs:
+            return [name]
+        found, pending, seen = [], [name], {name}
+        while pending:
+            name = pending.pop()
+            if name in self.builder.inputs:
+                type = self.builder.types[name]
+                if type.rank > 1 or type.dtype in (DType.F32, DType.F64):
+                    return []
+                found.append(name)
+            elif name in self._makers:
+                read = set(filter(None, self._makers[name].inputs)) - seen
+                seen |= read
+                pending += read
+        return sorted(found)
+
     def fresh_constant(self, name: str) -> str:
         """The constant's own name, unless a value inside a node took it."""
         return name if name not in self.builder.types else self.fresh(name)
@@ -135,12 +168,14 @@ class Importer:
             for name in filter(None, call.outputs):
                 self.reserve(name, f"a result of `{call.name}`")
                 producers[name] = index
+                self._makers[name] = call
         with np.errstate(all="ignore"):
             for index in self._order(producers):
                 call = self._calls[index]
                 try:
                     self._convert(call)
                 except Unsupported as error:
+                    self._needed |= dict.fromkeys(error.needs)
                     self._fail(call, error.reason, error.help)
                 except ShapeError as error:
                     first = error.diagnostics[0]
@@ -253,8 +288,10 @@ class Importer:
 
     def finish(self) -> Graph:
         """The graph. Raises `ParseError` with everything that could not be converted."""
+        if self._needed:
+            raise ValuesNeeded(self._diagnostics(), self._needed)
         if self._problems:
-            raise ParseError(list(self._diagnostics()))
+            raise ParseError(self._diagnostics())
         names = list(self._outputs())
         twice = [name for name, count in Counter(names).items() if count > 1]
         for name in names:

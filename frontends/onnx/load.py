@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 
 from cnnc.frontends.onnx.convert import convert
 from cnnc.frontends.onnx.proto import read_source
-from cnnc.frontends.onnx.shapes import input_types
+from cnnc.frontends.onnx.shapes import bound_values, input_types
 from cnnc.frontends.onnx.tensors import data_files, outside, text
 from cnnc.ir.graph import Graph
 from cnnc.ir.location import CnncError, OptionError
 
 if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
     from onnx import ModelProto
 
 
@@ -22,6 +23,7 @@ def load_onnx(
     *,
     shapes: Mapping[str, Sequence[int]] | None = None,
     sizes: Mapping[str, int] | None = None,
+    values: Mapping[str, ArrayLike] | None = None,
 ) -> Graph:
     """The portable graph of an ONNX model, opset 7 or later.
 
@@ -33,24 +35,29 @@ def load_onnx(
             path: they are looked for in the model's folder, and nowhere else.
         shapes: input name -> all its sizes, to put numbers for symbols.
         sizes: symbol -> number; the same by name.
+        values: input name -> its elements, which are compiled in; the graph does not take these
+            inputs. Needed of those that decide on shapes, such as Reshape's second.
 
     Raises:
+        ValuesNeeded: a `ParseError`: nodes need the values of inputs that `values` does not give.
         ParseError: damaged, or not supported; all nodes that cannot be converted are listed, with
             the reason and what to do.
-        OptionError: `shapes` or `sizes` do not fit the model.
+        OptionError: `shapes`, `sizes` or `values` do not fit the model.
     """
     read = read_source(source)
     graph = read.model.graph
     initializers = {text(tensor.name) for tensor in graph.initializer}
     inputs = [info for info in graph.input if text(info.name) not in initializers]
-    free = input_types(inputs, read.file, shapes or {})
+    bound = bound_values(inputs, read.file, values or {})
+    given = {name: array.shape for name, array in bound.items()}
+    free = input_types(inputs, read.file, {**given, **(shapes or {})})
     symbols = {d.name for type in free.values() for d in type.shape if not isinstance(d, int)}
     unknown = sorted(set(sizes or ()) - symbols)
     if unknown:
         known = ", ".join(sorted(symbols)) or "none"
         raise OptionError(f"the model has no size `{unknown[0]}`; its symbolic sizes: {known}")
     types = {name: type.bind(sizes or {}) for name, type in free.items()}
-    return convert(read, types)
+    return convert(read, types, bound)
 
 
 def model_files(path: Path) -> list[Path]:

@@ -6,9 +6,13 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+from numpy.typing import ArrayLike
+
 from cnnc.frontends.onnx.tensors import element_name, element_type, text
-from cnnc.frontends.sizes import sizes_of
-from cnnc.ir.location import CnncError, Diagnostic, Location, ParseError
+from cnnc.frontends.sizes import check_names, sizes_of
+from cnnc.ir.location import CnncError, Diagnostic, Location, OptionError, ParseError
+from cnnc.ir.op import Array
 from cnnc.ir.types import Dim, DType, Sym, TensorType
 
 BATCH = "N"
@@ -50,6 +54,30 @@ def input_types(
         raise ParseError(problems)
     fixed = sizes_of(declared, shapes, file)
     return {name: type.bind(fixed) for name, type in declared.items()}
+
+
+def bound_values(
+    inputs: Sequence[Any], file: str, values: Mapping[str, ArrayLike]
+) -> dict[str, Array]:
+    """The values that the caller gives to inputs, as arrays of the inputs' element types.
+
+    Raises:
+        OptionError: there is no such input, or it holds something else.
+    """
+    kinds = {text(info.name): info.type.tensor_type.elem_type for info in inputs}
+    check_names(values, kinds, file)
+    arrays: dict[str, Array] = {}
+    for name, value in values.items():
+        dtype = element_type(kinds[name])
+        try:
+            array = np.asarray(value)
+            if array.size == 0 and not isinstance(value, np.ndarray):
+                array = array.astype(np.bool_)  # an empty list is of any type
+            arrays[name] = array.astype(dtype, casting="same_kind")
+        except (TypeError, ValueError):
+            what = f"values: `{name}` holds {element_name(kinds[name])}, not what is given"
+            raise OptionError(Diagnostic(what, Location(file, name=name))) from None
+    return arrays
 
 
 def _declared(info: Any, name: str, given: Sequence[int] | None) -> TensorType:
