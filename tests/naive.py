@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Mapping
+from fractions import Fraction
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,13 +21,18 @@ from cnnc.ir.ops import (
     Concat,
     Conv2d,
     ConvTranspose2d,
+    Coordinates,
     Elu,
     GlobalPool2d,
+    Interpolation,
     LeakyRelu,
     MaxPool2d,
     Pad,
     Resampling,
     Reshape,
+    Resize,
+    ResizedAxis,
+    Rounding,
     Softmax,
     Upsample,
 )
@@ -167,6 +173,81 @@ def _upsample(op: Op, x: Doubles) -> Doubles:
             (1 - u) * x[b, k, i, beside] + u * x[b, k, below, beside]
         )
     return y
+
+
+def _place(op: Resize, part: ResizedAxis, length: int, o: int) -> Fraction:
+    """Where in x element `o` of the result lies."""
+    size, half, kind = part.size, Fraction(1, 2), op.coordinates.value
+    scale = Fraction(str(part.scale)) if part.scale else Fraction(size, length)
+    start, end = Fraction(part.start), Fraction(part.end)
+    if kind == "align_corners":
+        return Fraction(o * (length - 1), size - 1) if size > 1 else Fraction(0)
+    if kind == "tf_crop_and_resize":
+        if size == 1:
+            return (start + end) * (length - 1) / 2
+        return (start + o * (end - start) / (size - 1)) * (length - 1)
+    if kind == "asymmetric":
+        return o / scale
+    if kind == "tf_half_pixel_for_nn":
+        return (o + half) / scale
+    if kind == "pytorch_half_pixel" and size == 1:
+        return Fraction(0)
+    middle = (o + half) / scale - half
+    if kind == "half_pixel_symmetric":
+        middle += Fraction(length, 2) * (1 - size / (scale * length))
+    return middle
+
+
+def _nearest(rounding: Rounding, place: Fraction) -> int:
+    if rounding is Rounding.FLOOR:
+        return math.floor(place)
+    if rounding is Rounding.CEIL:
+        return math.ceil(place)
+    if rounding is Rounding.ROUND_PREFER_FLOOR:
+        return math.ceil(place - Fraction(1, 2))
+    return math.floor(place + Fraction(1, 2))
+
+
+def _bump(op: Resize, distance: float) -> float:
+    """What an element weighs at a distance."""
+    t, a = abs(distance), op.cubic
+    if op.mode is Interpolation.LINEAR:
+        return max(1 - t, 0)
+    if t <= 1:
+        return (a + 2) * t**3 - (a + 3) * t**2 + 1
+    return a * (t**3 - 5 * t**2 + 8 * t - 4) if t < 2 else 0
+
+
+def _resize(op: Op, x: Doubles) -> Doubles:
+    assert isinstance(op, Resize)
+    for part in op.axes:
+        lines = np.moveaxis(x, part.axis, -1)
+        length = lines.shape[-1]
+        y = np.zeros((*lines.shape[:-1], part.size))
+        scale = Fraction(str(part.scale)) if part.scale else Fraction(part.size or 1, length)
+        shrink = min(float(scale), 1.0) if op.antialias else 1.0
+        reach = 1 if op.mode is Interpolation.LINEAR else 2
+        for o in range(part.size):
+            place = _place(op, part, length, o)
+            crops = op.coordinates is Coordinates.TF_CROP_AND_RESIZE
+            if crops and not 0 <= place <= length - 1:
+                y[..., o] = op.extrapolation
+                continue
+            if op.mode is Interpolation.NEAREST:
+                y[..., o] = lines[..., min(max(_nearest(op.rounding, place), 0), length - 1)]
+                continue
+            low = math.floor(place)
+            before = math.floor(-reach / shrink) + 1
+            taps = range(low + before, low + 2 - before)
+            weights = [_bump(op, float(tap - place) * shrink) for tap in taps]
+            if op.exclude_outside:
+                within = [w * (0 <= tap < length) for tap, w in zip(taps, weights, strict=True)]
+                weights = within if sum(within) else weights
+            total = sum(weights) if op.exclude_outside or op.antialias else 1.0
+            for tap, weight in zip(taps, weights, strict=True):
+                y[..., o] += lines[..., min(max(tap, 0), length - 1)] * (weight / total)
+        x = np.moveaxis(y, -1, part.axis)
+    return x
 
 
 def _pad(op: Op, x: Doubles) -> Doubles:
@@ -334,6 +415,7 @@ NAIVE: Mapping[str, Callable[..., Doubles]] = {
     "dropout": _same,
     "pad": _pad,
     "upsample": _upsample,
+    "resize": _resize,
     "reorder": _same,
     **{name: _elements(function) for name, function in _ELEMENTS.items()},
 }

@@ -30,6 +30,7 @@ from cnnc.ir.ops import (
     Concat,
     Conv2d,
     ConvTranspose2d,
+    Coordinates,
     Dense,
     Div,
     Dropout,
@@ -39,6 +40,7 @@ from cnnc.ir.ops import (
     GlobalAvgPool,
     GlobalMaxPool,
     GlobalPool2d,
+    Interpolation,
     LeakyRelu,
     MaxPool2d,
     Mul,
@@ -47,6 +49,9 @@ from cnnc.ir.ops import (
     Reorder,
     Resampling,
     Reshape,
+    Resize,
+    ResizedAxis,
+    Rounding,
     Softmax,
     Sqrt,
     Sub,
@@ -323,6 +328,30 @@ def _upsample(d: _Draw) -> Case:
     return op, (d.normal(*d.image(math.prod(scale))),)
 
 
+def _resize(d: _Draw) -> Case:
+    x = d.normal(*(d.image(9) if d.draw(st.integers(0, 3)) else d.any_shape((3, 2, 1, 4))))
+    usual = (2, 3) if x.ndim == 4 and d.draw(st.integers(0, 3)) else range(x.ndim)
+    axes = [axis for axis in usual if x.shape[axis] and d.yes()]
+    parts = []
+    for axis in axes:
+        scale = d.one_of((0.0, 0.0, 0.5, 0.6, 1.0, 1.5, 2.0, 2.4))
+        length = x.shape[axis]
+        size = int(length * scale) if scale else d.integer(0, 3 * length)
+        start, end = d.one_of(((0.0, 1.0), (0.25, 0.5), (-0.25, 1.25)))
+        parts.append(ResizedAxis(axis=axis, size=size, scale=scale, start=start, end=end))
+    op = Resize(
+        axes=tuple(parts),
+        mode=d.one_of(tuple(Interpolation)),
+        coordinates=d.one_of(tuple(Coordinates)),
+        rounding=d.one_of(tuple(Rounding)),
+        cubic=d.one_of((-0.75, -0.5)),
+        exclude_outside=d.yes() and d.yes(),
+        antialias=d.yes(),
+        extrapolation=d.one_of((0.0, -1.5)),
+    )
+    return op, (x,)
+
+
 _FAMILIES: Mapping[type[Op], Callable[[_Draw], Case]] = {
     Conv2d: _conv2d,
     ConvTranspose2d: _conv_transpose2d,
@@ -343,6 +372,7 @@ _FAMILIES: Mapping[type[Op], Callable[[_Draw], Case]] = {
         (d.normal(*d.image()),),
     ),
     Upsample: _upsample,
+    Resize: _resize,
     Reorder: lambda d: (Reorder(), (d.normal(*d.image()),)),
 }
 

@@ -21,7 +21,7 @@ import numpy as np
 from cnnc.frontends.onnx.tensors import text
 from cnnc.ir.location import Diagnostic, Location, ParseError
 from cnnc.ir.op import Array, Op
-from cnnc.ir.ops import Concat, Dropout, Flatten, Pad, Reshape
+from cnnc.ir.ops import Concat, Dropout, Flatten, Pad, Reshape, Resize
 from cnnc.ir.types import Dim, DType, Shape, Sym, TensorType, known
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ MAX_ELEMENTS = 1 << 36  # of one tensor for one image
 _MAX_NUMBER = (1 << 31) - 1  # of sizes, strides and the like
 _MAX_LIST = 4096  # numbers in a list that is read one by one
 _FLOATS = (DType.F32, DType.F64)
-_ANY_TYPE = (Concat, Dropout, Flatten, Pad, Reshape)
+_ANY_TYPE = (Concat, Dropout, Flatten, Pad, Reshape, Resize)
 
 # AttributeProto.AttributeType -> (field, what to call it)
 _FLOAT, _INT, _STRING, _TENSOR, _FLOATS_, _INTS, _STRINGS = 1, 2, 3, 4, 6, 7, 8

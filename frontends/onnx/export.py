@@ -23,6 +23,7 @@ from cnnc.ir.ops import (
     Concat,
     Conv2d,
     ConvTranspose2d,
+    Coordinates,
     Dense,
     Div,
     Dropout,
@@ -34,6 +35,7 @@ from cnnc.ir.ops import (
     GlobalPool2d,
     HardSigmoid,
     HardSwish,
+    Interpolation,
     LeakyRelu,
     Max,
     MaxPool2d,
@@ -46,6 +48,8 @@ from cnnc.ir.ops import (
     Relu6,
     Resampling,
     Reshape,
+    Resize,
+    ResizedAxis,
     Sigmoid,
     Silu,
     Softmax,
@@ -57,7 +61,7 @@ from cnnc.ir.ops import (
 from cnnc.ir.types import TensorType
 
 OPSET = 18
-DILATED_OPSET = 19  # average pooling has dilations since
+NEWER_OPSET = 19  # for what `_is_newer` names
 IR_VERSION = 10
 
 
@@ -165,6 +169,49 @@ def _upsample(w: _Writer, op: Upsample, inputs: Sequence[str], y: str) -> None:
         w.add("Resize", [*inputs, "", scales], y, **how)
 
 
+def _resize(w: _Writer, op: Resize, inputs: Sequence[str], y: str) -> None:
+    """One node for axes that go by their sizes, and one for those that go by a scale."""
+    shape = w.graph.types[inputs[0]].shape
+    for part in op.axes:
+        length = shape[part.axis]
+        if part.scale and (not isinstance(length, int) or part.size != int(part.scale * length)):
+            raise CnncError(f"resize `{y}` has a size that is not its scale's: ONNX cannot say so")
+    by_size = [part for part in op.axes if not part.scale]
+    by_scale = [part for part in op.axes if part.scale]
+    running = inputs[0]
+    for parts in filter(None, (by_size, by_scale)):
+        result = y if parts is by_scale or not by_scale else w.fresh(f"{y}.sizes")
+        _resize_axes(w, op, parts, running, result)
+        running = result
+    if not op.axes:
+        w.add("Identity", inputs, y)
+
+
+def _resize_axes(w: _Writer, op: Resize, parts: Sequence[ResizedAxis], x: str, result: str) -> None:
+    attributes: dict[str, Any] = {
+        "axes": [part.axis for part in parts],
+        "mode": op.mode.value,
+        "coordinate_transformation_mode": op.coordinates.value,
+        "extrapolation_value": op.extrapolation,
+    }
+    if op.mode is Interpolation.NEAREST:
+        attributes["nearest_mode"] = op.rounding.value
+    else:
+        attributes |= {
+            "antialias": int(op.antialias),
+            "exclude_outside": int(op.exclude_outside),
+            "cubic_coeff_a": op.cubic,
+        }
+    region = [part.start for part in parts] + [part.end for part in parts]
+    roi = w.constant(f"{result}.roi", region, "float32")
+    if parts[0].scale:
+        scales = w.constant(f"{result}.scales", [part.scale for part in parts], "float32")
+        w.add("Resize", [x, roi, scales], result, **attributes)
+    else:
+        sizes = w.constant(f"{result}.sizes", [part.size for part in parts], "int64")
+        w.add("Resize", [x, roi, "", sizes], result, **attributes)
+
+
 EXPORTERS: dict[type[Op], Exporter] = {
     Conv2d: _conv,
     ConvTranspose2d: _conv,
@@ -202,6 +249,7 @@ EXPORTERS: dict[type[Op], Exporter] = {
     Dropout: _simple("Identity"),
     Pad: _pad,
     Upsample: _upsample,
+    Resize: _resize,
 }
 
 
@@ -239,12 +287,19 @@ def export_onnx(graph: Graph) -> Any:
         outputs,
         [*weights, *writer.constants],
     )
-    dilated = any(isinstance(n.op, AvgPool2d) and n.op.dilation != (1, 1) for n in graph.nodes)
-    opset = [helper.make_opsetid("", DILATED_OPSET if dilated else OPSET)]
+    newer = any(_is_newer(node.op) for node in graph.nodes)
+    opset = [helper.make_opsetid("", NEWER_OPSET if newer else OPSET)]
     model = helper.make_model(body, opset_imports=opset, ir_version=IR_VERSION)
     model.producer_name = "cnnc"
     checker.check_model(model)
     return model
+
+
+def _is_newer(op: Op) -> bool:
+    """Whether the op needs what average pooling and Resize have since opset 19."""
+    if isinstance(op, Resize):
+        return op.coordinates is Coordinates.HALF_PIXEL_SYMMETRIC
+    return isinstance(op, AvgPool2d) and op.dilation != (1, 1)
 
 
 def _steps(writer: _Writer, node: Node) -> Iterator[tuple[Op, Sequence[str], str]]:

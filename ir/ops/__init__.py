@@ -27,6 +27,7 @@ from cnnc.ir.ops.elementwise import (
 )
 from cnnc.ir.ops.norm import BatchNorm, Softmax
 from cnnc.ir.ops.pool import AvgPool2d, GlobalAvgPool, GlobalMaxPool, GlobalPool2d, MaxPool2d
+from cnnc.ir.ops.resize import Coordinates, Interpolation, Resize, ResizedAxis, Rounding
 from cnnc.ir.ops.shape import Concat, Dropout, Flatten, Pad, Reorder, Resampling, Reshape, Upsample
 
 OPS: dict[str, type[Op]] = {
@@ -68,6 +69,7 @@ OPS: dict[str, type[Op]] = {
         Dropout,
         Pad,
         Upsample,
+        Resize,
         Reorder,
     )
 }
@@ -83,6 +85,7 @@ __all__ = [
     "Conv2d",
     "ConvTranspose2d",
     "Convolution",
+    "Coordinates",
     "Dense",
     "Div",
     "Dropout",
@@ -94,6 +97,7 @@ __all__ = [
     "GlobalPool2d",
     "HardSigmoid",
     "HardSwish",
+    "Interpolation",
     "LeakyRelu",
     "Linear",
     "Max",
@@ -109,6 +113,9 @@ __all__ = [
     "Reorder",
     "Resampling",
     "Reshape",
+    "Resize",
+    "ResizedAxis",
+    "Rounding",
     "Sigmoid",
     "Silu",
     "Softmax",

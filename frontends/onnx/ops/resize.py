@@ -1,118 +1,217 @@
-"""Resize and Upsample."""
+"""Resize and Upsample.
+
+Whole factors of maps become `Upsample`, which takes symbolic sizes; everything else `Resize`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from enum import Enum
 from fractions import Fraction
+from math import floor
+from typing import TypeVar
 
 import numpy as np
 
 from cnnc.frontends.onnx.call import Call, Unsupported, fix_size
 from cnnc.frontends.onnx.ops.maps import finish_maps, maps
 from cnnc.frontends.onnx.ops.moves import normalised
-from cnnc.ir.ops import Resampling, Upsample
+from cnnc.ir.ops import (
+    Coordinates,
+    Interpolation,
+    Resampling,
+    Resize,
+    ResizedAxis,
+    Rounding,
+    Upsample,
+)
 from cnnc.ir.types import Dim, Sym
 
 _MAX_SCALE = 1 << 12
+_HALF_PIXELS = (
+    Coordinates.HALF_PIXEL,
+    Coordinates.PYTORCH_HALF_PIXEL,
+    Coordinates.HALF_PIXEL_SYMMETRIC,
+)
+Word = TypeVar("Word", bound=Enum)
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """An axis from one size to another, by a scale or, if that is 0, by the ratio of both."""
+
+    axis: int
+    old: Dim
+    new: Dim
+    scale: float = 0.0
+    region: tuple[float, float] = (0.0, 1.0)
+
+    @property
+    def stays(self) -> bool:
+        """Whether nothing happens."""
+        return self.old == self.new and self.scale in (0, 1)
+
+    @property
+    def factor(self) -> int | None:
+        """The whole factor by which it is enlarged, if it is one."""
+        if self.scale:
+            return int(self.scale) if self.scale.is_integer() else None
+        old, new = self.old, self.new
+        if isinstance(new, int) and isinstance(old, int):
+            return new // old if old and new % old == 0 else None
+        if isinstance(new, Sym) and isinstance(old, Sym) and new.name == old.name:
+            ratio = Fraction(new.scale * old.divisor, old.scale * new.divisor)
+            if ratio.denominator == 1 and new.offset == ratio * old.offset:
+                return int(ratio)
+        return None
+
+    def resized(self) -> ResizedAxis:
+        """The axis as the op has it. Raises `Unsupported` for a symbolic size."""
+        if isinstance(self.new, Sym):
+            raise Unsupported(f"from size {self.old} to {self.new}", fix_size([self.new.name]))
+        whole = self.old == 0 or (isinstance(self.old, int) and self.scale * self.old == self.new)
+        scale = 0.0 if whole else self.scale
+        start, end = self.region
+        return ResizedAxis(axis=self.axis, size=self.new, scale=scale, start=start, end=end)
 
 
 def resize(call: Call) -> None:
-    """Resize by whole factors: nearest as repetition, linear with half-pixel centres."""
-    ways = {
-        "coordinate_transformation_mode": "half_pixel" if call.opset >= 11 else "asymmetric",
-        "nearest_mode": "round_prefer_floor" if call.opset >= 11 else "floor",
-    }
-    coordinates, rounding = (call.word(name, default) for name, default in ways.items())
-    call.ignore(
-        "cubic_coeff_a", "extrapolation_value", "exclude_outside", "keep_aspect_ratio_policy"
+    """Resize to known sizes or by known scales; before opset 11 its only attribute is `mode`."""
+    rank = len(call.shape(0))
+    mode = _word(call, "mode", Interpolation.NEAREST)
+    if call.opset < 11:
+        return _resize_10(call, mode)
+    op = Resize(
+        axes=(),
+        mode=mode,
+        coordinates=_word(call, "coordinate_transformation_mode", Coordinates.HALF_PIXEL),
+        rounding=_word(call, "nearest_mode", Rounding.ROUND_PREFER_FLOOR),
+        cubic=call.real("cubic_coeff_a", -0.75),
+        exclude_outside=call.flag("exclude_outside"),
+        antialias=call.flag("antialias"),
+        extrapolation=call.real("extrapolation_value", 0.0),
     )
-    call.want("antialias", 0)
-    x = call.operand(0)
-    shape = call.type(x).shape
-    scales, sizes = (1, None) if call.opset < 11 else (2, 3)
-    axes = normalised(call.wholes("axes", range(len(shape))), len(shape))
-    if sizes is not None and call.given(sizes):
-        if call.has("keep_aspect_ratio_policy"):
-            call.want("keep_aspect_ratio_policy", "stretch")
-        wanted = call.sizes(sizes)
-        factors = [_ratio(new, shape[a]) for new, a in zip(wanted, axes, strict=False)]
+    axes = normalised(call.wholes("axes", range(rank)), rank)
+    policy = call.word("keep_aspect_ratio_policy", "stretch")
+    crops = op.coordinates is Coordinates.TF_CROP_AND_RESIZE
+    if call.given(3) and call.shape(3) != (0,):
+        found = _by_sizes(call, axes, policy)
     else:
-        factors = _factors(call.numbers(scales))
-    if len(factors) != len(axes):
-        raise Unsupported(f"{len(factors)} factors for {len(axes)} axes")
-    full = [Fraction(1)] * len(shape)
-    for axis, factor in zip(axes, factors, strict=True):
-        full[axis] = factor
-    _upsample(call, full, call.word("mode", "nearest"), coordinates, rounding)
+        found = _by_scales(call, call.numbers(2).reshape(-1).tolist(), axes)
+    if crops:
+        roi = call.numbers(1).reshape(-1).tolist()
+        if len(roi) != 2 * len(axes):
+            raise Unsupported(f"roi has {len(roi)} numbers for {len(axes)} axes")
+        starts, ends = roi[: len(axes)], roi[len(axes) :]
+        regions = zip(found, starts, ends, strict=True)
+        found = [replace(axis, region=(start, end)) for axis, start, end in regions]
+    return _finish(call, op, [a for a in found if not a.stays or (crops and a.region != (0, 1))])
 
 
 def upsample(call: Call) -> None:
-    """Upsample, which Resize replaces since opset 10."""
-    if call.opset >= 9:
-        scales = _factors(call.numbers(1))
-    else:
-        scales = _factors(np.asarray(call.reals("scales")))
-    _upsample(call, scales, call.word("mode", "nearest"), "asymmetric", "floor")
+    """Upsample, which Resize replaces since opset 10; scales are an input since opset 9."""
+    scales = call.numbers(1).reshape(-1).tolist() if call.opset >= 9 else call.reals("scales")
+    mode = _word(call, "mode", Interpolation.NEAREST)
+    op = Resize(axes=(), mode=mode, coordinates=Coordinates.ASYMMETRIC, rounding=Rounding.FLOOR)
+    found = _by_scales(call, scales, range(len(call.shape(0))))
+    _finish(call, op, [axis for axis in found if not axis.stays])
 
 
-def _ratio(new: Dim, old: Dim) -> Fraction:
-    if isinstance(new, int) and isinstance(old, int) and old:
-        return Fraction(new, old)
-    if isinstance(new, Sym) and isinstance(old, Sym) and new.name == old.name:
-        factor = Fraction(new.scale * old.divisor, old.scale * new.divisor)
-        if new.offset == factor * old.offset:
-            return factor
-    names = [d.name for d in (new, old) if isinstance(d, Sym)]
-    raise Unsupported(f"from size {old} to {new}", fix_size(names) if names else "")
+def _resize_10(call: Call, mode: Interpolation) -> None:
+    """Resize of opset 10, where nearest rounds up along axes that shrink."""
+    scales = call.numbers(1).reshape(-1).tolist()
+    found = [a for a in _by_scales(call, scales, range(len(call.shape(0)))) if not a.stays]
+    op = Resize(axes=(), mode=mode, coordinates=Coordinates.ASYMMETRIC, rounding=Rounding.FLOOR)
+    if mode is Interpolation.NEAREST and any(a.scale < 1 for a in found):
+        if any(a.scale > 1 for a in found):
+            raise Unsupported(f"scales={scales}, which enlarge and shrink")
+        op = replace(op, rounding=Rounding.CEIL)
+    _finish(call, op, found)
 
 
-def _factors(array: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> list[Fraction]:
-    values = [float(v) for v in array.reshape(-1)[:33].tolist()]
-    if not np.isfinite(values).all():
-        raise Unsupported(f"scales={values}")
-    return [Fraction(v) for v in values]
+def _word(call: Call, name: str, default: Word) -> Word:
+    text = call.word(name, default.value)
+    for member in type(default):
+        if member.value == text:
+            return member
+    raise Unsupported(f"{name}={text} is not known")
 
 
-def _upsample(
-    call: Call, factors: Sequence[Fraction], mode: str, coordinates: str, rounding: str
-) -> None:
-    shown = [float(f) for f in factors]
-    if all(f == 1 for f in factors):
+def _by_scales(call: Call, scales: Sequence[float], axes: Sequence[int]) -> list[_Axis]:
+    shape = call.shape(0)
+    if len(scales) != len(axes):
+        raise Unsupported(f"{len(scales)} scales for {len(axes)} axes")
+    if not np.isfinite(scales).all() or min(scales, default=1) <= 0:
+        raise Unsupported(f"scales={list(scales)}")
+    found = []
+    for axis, scale in zip(axes, scales, strict=True):
+        old = shape[axis]
+        if isinstance(old, int):
+            # As float32, in which the scale came: 0.1 * 70 is 7 there, not less.
+            new: Dim = floor(float(np.float32(scale) * np.float32(old)))
+        elif float(scale).is_integer():
+            new = old * int(scale)
+        else:
+            raise Unsupported(f"scale {scale} of the symbolic size {old}", fix_size([old.name]))
+        found.append(_Axis(axis, old, new, float(scale)))
+    return found
+
+
+def _by_sizes(call: Call, axes: Sequence[int], policy: str) -> list[_Axis]:
+    shape, wanted = call.shape(0), call.sizes(3)
+    if len(wanted) != len(axes):
+        raise Unsupported(f"{len(wanted)} sizes for {len(axes)} axes")
+    olds = [shape[axis] for axis in axes]
+    if policy == "stretch":
+        pairs = zip(axes, olds, wanted, strict=True)
+        return [_Axis(axis, old, new) for axis, old, new in pairs]
+    pick = {"not_larger": min, "not_smaller": max}.get(policy)
+    if pick is None:
+        raise Unsupported(f"keep_aspect_ratio_policy={policy}")
+    names = [d.name for d in (*olds, *wanted) if isinstance(d, Sym)]
+    if names:
+        raise Unsupported(f"keep_aspect_ratio_policy={policy} of symbolic sizes", fix_size(names))
+    numbers = [(o, w) for o, w in zip(olds, wanted, strict=True) if isinstance(o, int) and o]
+    scale = pick(Fraction(w, o) for o, w in numbers if isinstance(w, int))
+    return [
+        _Axis(axis, old, floor(scale * old + Fraction(1, 2)), float(scale))
+        for axis, old in zip(axes, olds, strict=True)
+        if isinstance(old, int)
+    ]
+
+
+def _finish(call: Call, op: Resize, axes: Sequence[_Axis]) -> None:
+    """Wires the op along the axes that change."""
+    if not axes:
         return call.alias(call.operand(0))
-    whole = all(f.denominator == 1 and 1 <= f <= _MAX_SCALE for f in factors)
-    if not whole or any(f != 1 for f in factors[:2]):
-        raise Unsupported(f"by {shown}", "only height and width are enlarged, by whole factors")
-    x, rank = maps(call, 0)
-    if len(factors) != rank:
-        raise Unsupported(f"{len(factors)} factors for rank {rank}")
-    rows, columns = (1,) * (4 - rank) + tuple(int(f) for f in factors[2:])
-    if mode == "nearest" and all(_repeats(s, coordinates, rounding) for s in (rows, columns)):
-        how = Resampling.NEAREST
-    elif mode == "linear" and coordinates in ("half_pixel", "pytorch_half_pixel"):
-        how = Resampling.BILINEAR  # the two differ where the result is one element only
-    else:
-        raise Unsupported(
-            f"mode={mode}, {coordinates}, {rounding} by {shown}",
-            "nearest (asymmetric, floor) and linear (half_pixel) are supported",
-        )
-    return finish_maps(call, rank, Upsample(scale=(rows, columns), mode=how), x)
+    rank = len(call.shape(0))
+    factors = {a.axis - rank: a.factor or 0 for a in axes}
+    enlarges = factors.keys() <= {-2, -1} and rank + min(factors) >= 2 and rank in (3, 4)
+    how = _resampling(op, factors.values())
+    if enlarges and how is not None:
+        x, _ = maps(call, 0)
+        scale = factors.get(-2, 1), factors.get(-1, 1)
+        return finish_maps(call, rank, Upsample(scale=scale, mode=how), x)
+    return call.result(replace(op, axes=tuple(a.resized() for a in axes)), call.operand(0))
 
 
-def _repeats(scale: int, coordinates: str, rounding: str) -> bool:
-    """Whether nearest reads element o // scale for output o, each being repeated."""
-    o = np.arange(scale)
-    if coordinates in ("half_pixel", "pytorch_half_pixel", "half_pixel_symmetric"):
-        twice = 2 * o + 1 - scale  # the place in units of 1 / (2 * scale), from element 0
-    elif coordinates == "asymmetric":
-        twice = 2 * o
-    else:
-        return scale == 1
-    unit = 2 * scale
-    places = {
-        "floor": twice // unit,
-        "ceil": -(-twice // unit),
-        "round_prefer_floor": -((scale - twice) // unit),
-        "round_prefer_ceil": (twice + scale) // unit,
-    }
-    # Element 0 alone tells: each later one is the same, shifted. Below 0 is clamped there only.
-    return rounding in places and not places[rounding].any()
+def _resampling(op: Resize, factors: Collection[int]) -> Resampling | None:
+    """The mode of `Upsample` that does the same; None if it cannot."""
+    if not all(1 <= f <= _MAX_SCALE for f in factors):
+        return None
+    if op.mode is Interpolation.LINEAR:
+        return Resampling.BILINEAR if op.coordinates in _HALF_PIXELS else None
+    if op.mode is Interpolation.CUBIC or op.coordinates in (
+        Coordinates.ALIGN_CORNERS,
+        Coordinates.TF_HALF_PIXEL_FOR_NN,
+        Coordinates.TF_CROP_AND_RESIZE,
+    ):
+        return None
+    # The first elements tell: each later one repeats them, shifted.
+    for factor in factors:
+        part = ResizedAxis(axis=0, size=2 * factor, scale=float(factor))
+        index = op.taps(part, 2).source[:, 0]
+        if not np.array_equal(index, np.arange(2).repeat(factor)):
+            return None
+    return Resampling.NEAREST
