@@ -21,7 +21,20 @@ import numpy as np
 from cnnc.frontends.onnx.tensors import text
 from cnnc.ir.location import Diagnostic, Location, ParseError
 from cnnc.ir.op import Array, Op
-from cnnc.ir.ops import Concat, Dropout, Flatten, Pad, Reshape, Resize
+from cnnc.ir.ops import (
+    Border,
+    Concat,
+    Dropout,
+    Expand,
+    Flatten,
+    Pad,
+    Reshape,
+    Resize,
+    Slice,
+    Tile,
+    Transpose,
+    Trilu,
+)
 from cnnc.ir.types import Dim, DType, Shape, Sym, TensorType, known
 
 if TYPE_CHECKING:
@@ -31,7 +44,20 @@ MAX_ELEMENTS = 1 << 36  # of one tensor for one image
 _MAX_NUMBER = (1 << 31) - 1  # of sizes, strides and the like
 _MAX_LIST = 4096  # numbers in a list that is read one by one
 _FLOATS = (DType.F32, DType.F64)
-_ANY_TYPE = (Concat, Dropout, Flatten, Pad, Reshape, Resize)
+_ANY_TYPE = (
+    Border,
+    Concat,
+    Dropout,
+    Expand,
+    Flatten,
+    Pad,
+    Reshape,
+    Resize,
+    Slice,
+    Tile,
+    Transpose,
+    Trilu,
+)
 
 # AttributeProto.AttributeType -> (field, what to call it)
 _FLOAT, _INT, _STRING, _TENSOR, _FLOATS_, _INTS, _STRINGS = 1, 2, 3, 4, 6, 7, 8
@@ -243,6 +269,13 @@ class Call:
         if self.is_known(index):
             return tuple(self.known(index).shape)
         return self.type(self.operand(index)).shape
+
+    def axis(self, number: int, value: str) -> int:
+        """An axis of a graph's value, which may be counted from the last, as a number >= 0."""
+        rank = self.type(value).rank
+        if not -rank <= number < rank:
+            raise Unsupported(f"axis {number} of {self.type(value)}")
+        return number % rank
 
     # -- results ---------------------------------------------------------------------------------
 

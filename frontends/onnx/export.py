@@ -19,6 +19,7 @@ from cnnc.ir.ops import (
     Add,
     AvgPool2d,
     BatchNorm,
+    Border,
     Clip,
     Concat,
     Conv2d,
@@ -29,6 +30,8 @@ from cnnc.ir.ops import (
     Dropout,
     Elu,
     Exp,
+    Expand,
+    Filling,
     Flatten,
     GlobalAvgPool,
     GlobalMaxPool,
@@ -52,10 +55,14 @@ from cnnc.ir.ops import (
     ResizedAxis,
     Sigmoid,
     Silu,
+    Slice,
     Softmax,
     Sqrt,
     Sub,
     Tanh,
+    Tile,
+    Transpose,
+    Trilu,
     Upsample,
 )
 from cnnc.ir.types import TensorType
@@ -159,6 +166,23 @@ def _pad(w: _Writer, op: Pad, inputs: Sequence[str], y: str) -> None:
     w.add("Pad", [*inputs, pads, w.constant(f"{y}.value", op.value, "float32")], y)
 
 
+def _slice(w: _Writer, op: Slice, inputs: Sequence[str], y: str) -> None:
+    fields = {"starts": op.starts, "stops": op.stops, "axes": op.axes, "steps": op.steps}
+    bounds = [w.constant(f"{y}.{name}", values, "int64") for name, values in fields.items()]
+    w.add("Slice", [*inputs, *bounds], y)
+
+
+def _border(w: _Writer, op: Border, inputs: Sequence[str], y: str) -> None:
+    pads = w.constant(f"{y}.pads", (*op.before, *op.after), "int64")
+    dtype = str(w.graph.types[y].dtype.numpy)
+    value = [w.constant(f"{y}.value", op.value, dtype)] if op.mode is Filling.CONSTANT else []
+    w.add("Pad", [*inputs, pads, *value], y, mode=op.mode.value)
+
+
+def _trilu(w: _Writer, op: Trilu, inputs: Sequence[str], y: str) -> None:
+    w.add("Trilu", [*inputs, w.constant(f"{y}.k", op.k, "int64")], y, upper=int(op.upper))
+
+
 def _upsample(w: _Writer, op: Upsample, inputs: Sequence[str], y: str) -> None:
     scales = w.constant(f"{y}.scales", (1, 1, *op.scale), "float32")
     if op.mode is Resampling.NEAREST:
@@ -248,6 +272,16 @@ EXPORTERS: dict[type[Op], Exporter] = {
     Reshape: _reshape,
     Dropout: _simple("Identity"),
     Pad: _pad,
+    Transpose: lambda w, op, inputs, y: w.add("Transpose", inputs, y, perm=op.perm),
+    Slice: _slice,
+    Expand: lambda w, op, inputs, y: w.add(
+        "Expand", [*inputs, w.constant(f"{y}.shape", op.shape, "int64")], y
+    ),
+    Tile: lambda w, op, inputs, y: w.add(
+        "Tile", [*inputs, w.constant(f"{y}.repeats", op.repeats, "int64")], y
+    ),
+    Border: _border,
+    Trilu: _trilu,
     Upsample: _upsample,
     Resize: _resize,
 }
@@ -296,9 +330,11 @@ def export_onnx(graph: Graph) -> Any:
 
 
 def _is_newer(op: Op) -> bool:
-    """Whether the op needs what average pooling and Resize have since opset 19."""
+    """Whether the op needs what average pooling, Resize and padding have since opset 19."""
     if isinstance(op, Resize):
         return op.coordinates is Coordinates.HALF_PIXEL_SYMMETRIC
+    if isinstance(op, Border):
+        return op.mode is Filling.WRAP
     return isinstance(op, AvgPool2d) and op.dilation != (1, 1)
 
 

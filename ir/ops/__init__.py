@@ -25,6 +25,15 @@ from cnnc.ir.ops.elementwise import (
     Sub,
     Tanh,
 )
+from cnnc.ir.ops.move import (
+    Border,
+    Expand,
+    Filling,
+    Slice,
+    Tile,
+    Transpose,
+    Trilu,
+)
 from cnnc.ir.ops.norm import BatchNorm, Softmax
 from cnnc.ir.ops.pool import AvgPool2d, GlobalAvgPool, GlobalMaxPool, GlobalPool2d, MaxPool2d
 from cnnc.ir.ops.resize import Coordinates, Interpolation, Resize, ResizedAxis, Rounding
@@ -68,6 +77,12 @@ OPS: dict[str, type[Op]] = {
         Reshape,
         Dropout,
         Pad,
+        Transpose,
+        Slice,
+        Expand,
+        Tile,
+        Border,
+        Trilu,
         Upsample,
         Resize,
         Reorder,
@@ -80,6 +95,7 @@ __all__ = [
     "Add",
     "AvgPool2d",
     "BatchNorm",
+    "Border",
     "Clip",
     "Concat",
     "Conv2d",
@@ -91,6 +107,8 @@ __all__ = [
     "Dropout",
     "Elu",
     "Exp",
+    "Expand",
+    "Filling",
     "Flatten",
     "GlobalAvgPool",
     "GlobalMaxPool",
@@ -118,9 +136,13 @@ __all__ = [
     "Rounding",
     "Sigmoid",
     "Silu",
+    "Slice",
     "Softmax",
     "Sqrt",
     "Sub",
     "Tanh",
+    "Tile",
+    "Transpose",
+    "Trilu",
     "Upsample",
 ]

@@ -32,7 +32,6 @@ from cnnc.runtime.reference import evaluate
 
 ZOO = ("lenet", "digits", "teaching", "squeezenet1_1", "dcgan_g")
 LIGHT = Path(onnx.__file__).parent / "backend/test/data/light"
-NEEDS_TRANSPOSE = ("light_shufflenet",)  # the graph has no such op
 
 quick = settings(max_examples=60, suppress_health_check=list(HealthCheck))
 
@@ -151,13 +150,9 @@ def test_small_models_agree_with_onnxruntime(proto: ModelProto) -> None:
 @pytest.mark.parametrize("path", sorted(LIGHT.glob("*.onnx")), ids=lambda path: path.stem)
 def test_light_models(path: Path) -> None:
     """Those that come with `onnx`: real architectures, weights all alike, answers beside them."""
-    if path.stem in NEEDS_TRANSPOSE:
-        with pytest.raises(CnncError, match="Transpose"):
-            load_onnx(path)
-        return
     graph = load_onnx(path)
     check(graph)
-    if path.stem not in ("light_squeezenet", "light_zfnet512"):
+    if path.stem not in ("light_squeezenet", "light_shufflenet", "light_zfnet512"):
         return  # evaluating the others takes seconds
     answer = TensorProto.FromString(path.with_name(f"{path.stem}_output_0.pb").read_bytes())
     x = {name: np.ones(graph.types[name].dims, np.float32) for name in graph.inputs}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from math import prod
 
+import numpy as np
+
 from cnnc.frontends.onnx.call import Call, Unsupported
 from cnnc.ir.ops import (
     Add,
@@ -11,6 +13,7 @@ from cnnc.ir.ops import (
     BatchNorm,
     Div,
     Dropout,
+    Expand,
     Flatten,
     Mul,
     Reshape,
@@ -33,14 +36,18 @@ def batch_normalization(call: Call) -> None:
 
 
 def dropout(call: Call) -> None:
-    """Dropout at inference: ratio is an input since opset 12."""
+    """Dropout at inference: ratio is an input since opset 12. The mask lets everything through."""
     call.ignore("seed")
-    if call.given(2) and call.number(2):
-        raise Unsupported("training_mode is on", _EVAL)
-    rate = call.real("ratio", 0.5)
+    x, rate = call.operand(0), call.real("ratio", 0.5)
     if call.opset >= 12 and call.given(1):
         rate = call.number(1)
-    call.result(Dropout(rate=rate), call.operand(0))
+    if call.given(2) and call.number(2) and rate:
+        raise Unsupported("training_mode is on", _EVAL)
+    call.result(Dropout(rate=rate), x)
+    if len(call.outputs) > 1 and call.outputs[1]:
+        ones = np.ones((), np.bool_ if call.opset >= 10 else call.type(x).dtype.numpy)
+        mask = call.constant("one", ones)
+        call.result(Expand(shape=call.type(x).dims), mask, output=1)
 
 
 def softmax(call: Call) -> None:
