@@ -359,8 +359,8 @@ class _Emitter:
                     for p in picks
                 )
             suffix = "f32" if half == 1 else f"v{half}f32"
-            if reduce.function == "add":
-                current = self.value_line(f"fadd {part} {low}, {high}")
+            if reduce.function in ("add", "mul"):
+                current = self.value_line(f"f{reduce.function} {part} {low}, {high}")
             else:
                 text = self.intrinsic(f"maximum.{suffix}", part, (part, low), (part, high))
                 current = self.value_line(text)

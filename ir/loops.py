@@ -267,7 +267,7 @@ class Apply(Value):
 
 @dataclass(frozen=True, slots=True)
 class Reduce(Value):
-    """The lanes of a vector combined into a scalar by `add` (pairwise) or `maximum`."""
+    """The lanes of a vector combined into a scalar by `add`, `mul` (pairwise) or `maximum`."""
 
     function: str
     vector: Value

@@ -26,10 +26,12 @@ from cnnc.ir.ops import (
     Elu,
     Expand,
     GlobalPool2d,
+    How,
     Interpolation,
     LeakyRelu,
     MaxPool2d,
     Pad,
+    Reduction,
     Resampling,
     Reshape,
     Resize,
@@ -366,6 +368,39 @@ def _softmax(op: Op, x: Doubles) -> Doubles:
     return y
 
 
+def _reduction(op: Op, x: Doubles) -> Doubles:
+    assert isinstance(op, Reduction)
+    axes = [axis % x.ndim for axis in op.axes]
+    kept = [1 if axis in axes else size for axis, size in enumerate(x.shape)]
+    found: dict[tuple[int, ...], list[float]] = {place: [] for place in np.ndindex(*kept)}
+    for place in np.ndindex(x.shape):
+        found[tuple(0 if axis in axes else at for axis, at in enumerate(place))].append(
+            float(x[place])
+        )
+    y = np.zeros(kept)
+    for place, elements in found.items():
+        y[place] = _REDUCED[op.how](elements)
+    return y if op.keep else y.reshape([s for a, s in enumerate(x.shape) if a not in axes])
+
+
+def _largest(elements: list[float]) -> float:
+    return math.nan if any(map(math.isnan, elements)) else max(elements, default=-math.inf)
+
+
+_REDUCED: Mapping[How, Callable[[list[float]], float]] = {
+    How.SUM: sum,
+    How.MEAN: lambda xs: sum(xs) / np.float64(len(xs)),
+    How.MAX: _largest,
+    How.MIN: lambda xs: -_largest([-x for x in xs]),
+    How.PROD: math.prod,
+    How.L1: lambda xs: sum(map(abs, xs)),
+    How.L2: lambda xs: np.sqrt(sum(x * x for x in xs)),
+    How.SUM_SQUARE: lambda xs: sum(x * x for x in xs),
+    How.LOG_SUM: lambda xs: np.log(sum(xs)),
+    How.LOG_SUM_EXP: lambda xs: np.log(sum(np.exp(x) for x in xs)),
+}
+
+
 def _concat(op: Op, *xs: Doubles) -> Doubles:
     assert isinstance(op, Concat)
     shape = list(xs[0].shape)
@@ -483,6 +518,7 @@ NAIVE: Mapping[str, Callable[..., Doubles]] = {
     "dense": _dense,
     "batch_norm": _batch_norm,
     "softmax": _softmax,
+    "reduce": _reduction,
     "max_pool2d": _pool,
     "avg_pool2d": _pool,
     "global_avg_pool": _global_pool,

@@ -43,12 +43,14 @@ from cnnc.ir.ops import (
     GlobalAvgPool,
     GlobalMaxPool,
     GlobalPool2d,
+    How,
     Interpolation,
     LeakyRelu,
     MaxPool2d,
     Mul,
     Pad,
     Pointwise,
+    Reduction,
     Reorder,
     Resampling,
     Reshape,
@@ -290,6 +292,21 @@ def _softmax(d: _Draw) -> Case:
     return Softmax(axis=axis), (d.normal(*shape),)
 
 
+def _reduction(d: _Draw) -> Case:
+    shape = d.any_shape((4, 3, 2, 1, 5))
+    axes = [axis for axis in range(len(shape)) if d.yes()]
+    axes = [axis - len(shape) if d.yes() else axis for axis in axes]
+    how = d.one_of(tuple(How))
+    x = d.normal(*shape)
+    if how is How.LOG_SUM:
+        x = np.abs(x) + np.float32(0.1)
+    if how is How.PROD:
+        x = np.exp(x / 16)
+    if how is How.MEAN and not math.prod(shape[axis] for axis in axes):
+        x = d.normal(*(size or 1 for size in shape))
+    return d.with_epilogue(Reduction(how=how, axes=tuple(axes), keep=d.yes()), (x,))
+
+
 def _unary(d: _Draw, kind: type[Unary]) -> Case:
     return d.attributes(kind), (3 * d.normal(*d.any_shape()),)
 
@@ -435,6 +452,7 @@ _FAMILIES: Mapping[type[Op], Callable[[_Draw], Case]] = {
     Dense: _dense,
     BatchNorm: _batch_norm,
     Softmax: _softmax,
+    Reduction: _reduction,
     MaxPool2d: lambda d: _pool(d, MaxPool2d),
     AvgPool2d: lambda d: _pool(d, AvgPool2d),
     GlobalAvgPool: lambda d: _global_pool(d, GlobalAvgPool),

@@ -11,6 +11,7 @@ from cnnc.codegen.kernels.global_pool import GlobalPool
 from cnnc.codegen.kernels.move import Alias, ConcatKernel, PadKernel, ReorderKernel
 from cnnc.codegen.kernels.pointwise import PointwiseKernel
 from cnnc.codegen.kernels.pool import PoolKernel
+from cnnc.codegen.kernels.reduce import ReduceKernel
 from cnnc.codegen.kernels.reference import ReferenceKernel
 from cnnc.codegen.kernels.softmax import SoftmaxKernel
 from cnnc.codegen.kernels.upsample import UpsampleKernel
@@ -30,6 +31,7 @@ KERNELS: dict[str, type[Kernel]] = {
         SoftmaxKernel,
         GlobalPool,
         PoolKernel,
+        ReduceKernel,
         UpsampleKernel,
         ConcatKernel,
         PadKernel,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import count as numbers
 from math import prod
 
 import numpy as np
@@ -131,14 +132,20 @@ def finish(
     `spacing`-th place of the last dimension); its first `count` lanes (0: all) are elements of the
     result.
     """
-    rest = iter(extras)
+
+    def load(number: int) -> Value:
+        view = extras[number]
+        stride = spacing if varies_inside(view, site.result) else 0
+        return p.load(view.buffer, view.broadcast_at(*place), value.lanes, stride, count)
+
+    return run_steps(p, site, value, load)
+
+
+def run_steps(p: ProgramBuilder, site: Site, value: Value, load: Callable[[int], Value]) -> Value:
+    """The epilogue applied to a value; `load` gives what it takes of an extra operand."""
+    extra = numbers()
     for step in steps_of(site):
-        taken = None
-        if step.takes_operand:
-            view = next(rest)
-            stride = spacing if varies_inside(view, site.result) else 0
-            offset = view.broadcast_at(*place)
-            taken = p.load(view.buffer, offset, value.lanes, stride, count)
+        taken = load(next(extra)) if step.takes_operand else None
         value = emit_scalar(step.op, p, *step.arrange(value, taken))
     return value
 

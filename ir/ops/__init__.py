@@ -36,6 +36,7 @@ from cnnc.ir.ops.move import (
 )
 from cnnc.ir.ops.norm import BatchNorm, Softmax
 from cnnc.ir.ops.pool import AvgPool2d, GlobalAvgPool, GlobalMaxPool, GlobalPool2d, MaxPool2d
+from cnnc.ir.ops.reduce import How, Reduction
 from cnnc.ir.ops.resize import Coordinates, Interpolation, Resize, ResizedAxis, Rounding
 from cnnc.ir.ops.shape import Concat, Dropout, Flatten, Pad, Reorder, Resampling, Reshape, Upsample
 
@@ -51,6 +52,7 @@ OPS: dict[str, type[Op]] = {
         AvgPool2d,
         GlobalAvgPool,
         GlobalMaxPool,
+        Reduction,
         Relu,
         Relu6,
         LeakyRelu,
@@ -116,6 +118,7 @@ __all__ = [
     "HardSigmoid",
     "HardSwish",
     "Interpolation",
+    "How",
     "LeakyRelu",
     "Linear",
     "Max",
@@ -126,6 +129,7 @@ __all__ = [
     "Op",
     "Pad",
     "Pointwise",
+    "Reduction",
     "Relu",
     "Relu6",
     "Reorder",

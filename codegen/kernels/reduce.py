@@ -1,0 +1,167 @@
+"""Reductions of plain and blocked tensors over any axes, with an epilogue."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from math import inf, prod
+from typing import ClassVar
+
+from cnnc.codegen.kernels.common import (
+    View,
+    extra_blocks,
+    extras_fit,
+    pack_extra,
+    residuals,
+    views,
+)
+from cnnc.codegen.kernels.strided import Nest, Stretch, strided
+from cnnc.ir.kernel import Kernel, Site
+from cnnc.ir.loops import Program, ProgramBuilder, Value, apply
+from cnnc.ir.op import Array
+from cnnc.ir.ops import How, Reduction
+from cnnc.ir.types import DType, Layout, TensorType
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReduceKernel(Kernel):
+    """A reduction of an operand with this `block`."""
+
+    name: ClassVar[str] = "reduce"
+    block: int
+
+    @classmethod
+    def candidates(cls, site: Site) -> Iterable[ReduceKernel]:
+        op, types = site.op, (*site.operands, *site.results)
+        fits = isinstance(op, Reduction) and op.how in _RECIPES
+        if not fits or any(t.dtype is not DType.F32 or 0 in t.shape for t in types):
+            return
+        for block in (1, site.target.lanes):
+            kernel = cls(block=block)
+            if (block == 1 or _blockable(site, block)) and extras_fit(
+                site, kernel.result_block(site)
+            ):
+                yield kernel
+
+    def result_block(self, site: Site) -> int:
+        """The result's block: a sum over channels is a single one."""
+        return 1 if 1 in _axes(site) else self.block
+
+    def blocks(self, site: Site) -> tuple[tuple[int, ...], int]:
+        result = self.result_block(site)
+        return (self.block, *extra_blocks(site, result)), result
+
+    def accepts_halo(self, site: Site, operand: int) -> bool:
+        return self.block > 1
+
+    def writes_halo(self, site: Site) -> bool:
+        return False
+
+    def in_place(self, site: Site) -> tuple[int, ...]:
+        return residuals(site)
+
+    def pack(self, site: Site, operand: int, array: Array) -> Array:
+        block = self.result_block(site)
+        return pack_extra(array, block) if block > 1 else array
+
+    def cycles(self, site: Site) -> float:
+        assert isinstance(site.op, Reduction)
+        target, dims = site.target, site.operands[0].dims
+        recipe = _RECIPES[site.op.how]
+        results, elements = site.result.elements, prod(dims)
+        moved = 4 * elements
+        if self.block > 1 or len(dims) - 1 not in _axes(site):
+            vectors, overhead = elements / target.lanes, 20.0 * -(-results // target.lanes)
+        else:
+            vectors, overhead = elements / target.lanes, 25.0 * results
+        memory = moved / target.stream_bytes_per_cycle(moved)
+        return overhead + 100.0 + max(vectors * recipe.work, memory)
+
+    def program(self, site: Site) -> Program:
+        assert isinstance(site.op, Reduction)
+        p = ProgramBuilder(self.name)
+        (x,), extras, y = views(p, site, "x")
+        nest = self._nest(site, x, extras, y)
+        recipe = _RECIPES[site.op.how]
+        elements = prod(site.operands[0].dims[axis] for axis in _axes(site))
+
+        def stretch(s: Stretch) -> None:
+            for i, value in enumerate(recipe.values(s, elements)):
+                count = s.counts[i] % s.lanes if s.width else 0
+                place = (*s.place[:-1], s.place[-1] + i * s.lanes)
+                nest.finish(p, site, place, value, count)
+
+        nest.stretches(p, site.target.lanes, stretch)
+        return p.finish()
+
+    def _nest(self, site: Site, x: View, extras: list[View], y: View) -> Nest:
+        """The axes that x, the extra operands and the result share, in this order."""
+        axes, rank = _axes(site), x.type.rank
+        sizes = list(x.type.dims)
+        marks = [axis in axes for axis in range(rank)]
+        blocked = self.block > 1
+        if blocked:
+            sizes[1:2] = [-(-sizes[1] // self.block)]
+            sizes.append(self.block)
+            marks.append(1 in axes)
+        kept = [_restored(view, site, axes) for view in (*extras, y)]
+        tensors = tuple(strided(view, rank, blocked) for view in (x, *kept))
+        return Nest(tuple(sizes), tuple(marks), tensors).joined()
+
+
+def _axes(site: Site) -> tuple[int, ...]:
+    assert isinstance(site.op, Reduction)
+    return tuple(axis % site.operands[0].rank for axis in site.op.axes)
+
+
+def _blockable(site: Site, block: int) -> bool:
+    """Whether maps can be reduced in blocks: over whole blocks of channels, or not over them."""
+    x, axes = site.operands[0], _axes(site)
+    if x.rank != 4 or site.constant[0]:
+        return False
+    return x.dims[1] % block == 0 if 1 in axes else site.result.rank == 4
+
+
+def _restored(view: View, site: Site, axes: tuple[int, ...]) -> View:
+    """A view of the result, or of what broadcasts to it, with size 1 along the reduced axes."""
+    rank = site.operands[0].rank
+    if site.result.rank == rank:
+        return view
+    rest = iter((1,) * (rank - len(axes) - view.type.rank) + view.type.dims)
+    dims = tuple(1 if axis in axes else next(rest) for axis in range(rank))
+    return View(view.buffer, TensorType(dims, layout=Layout()))
+
+
+@dataclass(frozen=True, slots=True)
+class _Recipe:
+    """combine(term(x_1), term(x_2), ...), then `last`, which also knows how many there were."""
+
+    combine: str
+    term: Callable[[Value], Value]
+    last: Callable[[Value, int], Value]
+    start: float = 0.0
+    work: float = 1.0  # cycles for a vector
+
+    def values(self, s: Stretch, count: int) -> list[Value]:
+        """The results of a stretch."""
+        (totals,) = s.fold(self.combine, self.start, lambda x, i: self.term(x))
+        return [s.p.bind("result", self.last(total, count)) for total in totals]
+
+
+def _same(x: Value) -> Value:
+    return x
+
+
+_SUM = _Recipe("add", _same, lambda total, count: total)
+_SQUARES = replace(_SUM, term=lambda x: x * x)
+
+_RECIPES: dict[How, _Recipe] = {
+    How.SUM: _SUM,
+    How.MEAN: replace(_SUM, last=lambda total, count: total / count),
+    How.MAX: replace(_SUM, combine="maximum", start=-inf, work=3.0),
+    How.MIN: _Recipe("maximum", lambda x: -x, lambda top, count: -top, -inf, 3.0),
+    How.PROD: replace(_SUM, combine="mul", start=1.0),
+    How.L1: replace(_SUM, term=lambda x: apply("abs", x)),
+    How.L2: replace(_SQUARES, last=lambda total, count: apply("sqrt", total)),
+    How.SUM_SQUARE: _SQUARES,
+}
