@@ -13,6 +13,7 @@ from cnnc.frontends.onnx.call import Call
 from cnnc.frontends.onnx.ops import elementwise, fold, linear, moves, norm, pool, resize
 from cnnc.frontends.onnx.ops.elementwise import chain, simple, with_alpha
 from cnnc.frontends.onnx.ops.fold import Folder, computed, reduced
+from cnnc.frontends.onnx.ops.reduce import reduction
 from cnnc.ir.ops import (
     Abs,
     Add,
@@ -20,6 +21,7 @@ from cnnc.ir.ops import (
     Elu,
     Exp,
     HardSwish,
+    How,
     LeakyRelu,
     Max,
     Min,
@@ -73,8 +75,16 @@ CONVERTERS: dict[str, Converter] = {
     "Pad": moves.pad,
     "Pow": elementwise.power,
     "Reciprocal": elementwise.reciprocal,
-    "ReduceMax": pool.reduce_max,
-    "ReduceMean": pool.reduce_mean,
+    "ReduceL1": reduction(How.L1),
+    "ReduceL2": reduction(How.L2),
+    "ReduceLogSum": reduction(How.LOG_SUM),
+    "ReduceLogSumExp": reduction(How.LOG_SUM_EXP),
+    "ReduceMax": reduction(How.MAX),
+    "ReduceMean": reduction(How.MEAN),
+    "ReduceMin": reduction(How.MIN),
+    "ReduceProd": reduction(How.PROD),
+    "ReduceSum": reduction(How.SUM, since=13),
+    "ReduceSumSquare": reduction(How.SUM_SQUARE),
     "Relu": simple(Relu()),
     "Reshape": moves.reshape,
     "Resize": resize.resize,
@@ -122,8 +132,6 @@ FOLDERS: dict[str, Folder] = {
     "Not": computed(np.logical_not),
     "Or": computed(np.logical_or),
     "Range": fold.fill_range,
-    "ReduceMax": reduced(np.max, since=18),
-    "ReduceMin": reduced(np.min, since=18),
     "ReduceProd": reduced(np.prod, since=18, symbolic=True),
     "ReduceSum": reduced(np.sum, since=13, symbolic=True),
     "Reshape": fold.reshape,

@@ -64,33 +64,3 @@ def _global(call: Call, op: GlobalPool2d) -> None:
         raise Unsupported(f"an operand of rank {rank}")
     y = call.add(op, call.add(Reshape(shape=(0, 0, -1, 1)), x))
     return call.result(Reshape(shape=(0, 0, *(1,) * (rank - 2))), y)
-
-
-def reduce_mean(call: Call) -> None:
-    """ReduceMean over height and width."""
-    _reduce(call, GlobalAvgPool, since=18)
-
-
-def reduce_max(call: Call) -> None:
-    """ReduceMax over height and width."""
-    _reduce(call, GlobalMaxPool, since=18)
-
-
-def _reduce(call: Call, kind: type[GlobalPool2d], since: int) -> None:
-    x = call.operand(0)
-    rank = call.type(x).rank
-    axes = call.either("axes", 1, since)
-    keep = call.flag("keepdims", True)
-    if not axes and call.flag("noop_with_empty_axes"):
-        return call.alias(x)
-    found = sorted(axis % rank if -rank <= axis < rank else axis for axis in axes or range(rank))
-    if rank < 3 or found != list(range(2, rank)):
-        raise Unsupported(
-            f"over the axes {found} of {call.type(x)}", "only height and width are reduced"
-        )
-    if rank == 4:
-        return call.result(kind(keep=keep), x)
-    y = call.add(Reshape(shape=(0, 0, -1, 1)), x)
-    if not keep:
-        return call.result(kind(), y)
-    return call.result(Reshape(shape=(0, 0, *(1,) * (rank - 2))), call.add(kind(), y))
