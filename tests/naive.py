@@ -29,6 +29,7 @@ from cnnc.ir.ops import (
     How,
     Interpolation,
     LeakyRelu,
+    MatMul,
     MaxPool2d,
     Pad,
     Reduction,
@@ -113,6 +114,19 @@ def _dense(op: Op, x: Doubles, weight: Doubles, bias: Doubles | None = None) -> 
         for k in range(x.shape[1]):
             y[b, o] += x[b, k] * weight[o, k]
         y[b, o] += 0.0 if bias is None else bias[o]
+    return y
+
+
+def _matmul(op: Op, a: Doubles, b: Doubles) -> Doubles:
+    assert isinstance(op, MatMul)
+    a = a.swapaxes(-1, -2) if op.transpose_a else a
+    b = b.swapaxes(-1, -2) if op.transpose_b else b
+    batch = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+    a, b = (np.broadcast_to(x, (*batch, *x.shape[-2:])) for x in (a, b))
+    y = np.zeros((*batch, a.shape[-2], b.shape[-1]))
+    for place in np.ndindex(y.shape):
+        for k in range(a.shape[-1]):
+            y[place] += a[(*place[:-1], k)] * b[(*place[:-2], k, place[-1])]
     return y
 
 
@@ -516,6 +530,7 @@ NAIVE: Mapping[str, Callable[..., Doubles]] = {
     "conv2d": _conv2d,
     "conv_transpose2d": _conv_transpose2d,
     "dense": _dense,
+    "matmul": _matmul,
     "batch_norm": _batch_norm,
     "softmax": _softmax,
     "reduce": _reduction,

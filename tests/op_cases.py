@@ -46,6 +46,7 @@ from cnnc.ir.ops import (
     How,
     Interpolation,
     LeakyRelu,
+    MatMul,
     MaxPool2d,
     Mul,
     Pad,
@@ -256,6 +257,19 @@ def _dense(d: _Draw) -> Case:
     return d.with_epilogue(Dense(), (*own, d.normal(out)) if d.yes() else own)
 
 
+def _matmul(d: _Draw) -> Case:
+    op = MatMul(transpose_a=d.yes(), transpose_b=d.yes())
+    batch = (d.batch(), d.integer(1, 3))[: d.integer(0, 2)]
+    left, right = d.one_of(((batch, batch), (batch, ()), ((), batch), (d.thinned(batch), batch)))
+    cost = max(math.prod(batch), 1)
+    rows, columns = d.integer(1, 2 * d.limits.side), d.integer(1, 4 * d.limits.side)
+    most = max(d.limits.work // (cost * rows * columns), 1)
+    depth = d.integer(1, min(8 * d.limits.channels, most))
+    a = d.normal(*left, *((depth, rows) if op.transpose_a else (rows, depth)))
+    b = d.normal(*right, *((columns, depth) if op.transpose_b else (depth, columns)))
+    return d.with_epilogue(op, (a, b))
+
+
 def _pool(d: _Draw, kind: type[MaxPool2d | AvgPool2d]) -> Case:
     window = d.pair(1, d.limits.kernel)
     dilation = (1, 1) if d.draw(st.integers(0, 2)) else d.pair(1, 2)
@@ -450,6 +464,7 @@ _FAMILIES: Mapping[type[Op], Callable[[_Draw], Case]] = {
     Conv2d: _conv2d,
     ConvTranspose2d: _conv_transpose2d,
     Dense: _dense,
+    MatMul: _matmul,
     BatchNorm: _batch_norm,
     Softmax: _softmax,
     Reduction: _reduction,

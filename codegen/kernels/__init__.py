@@ -8,6 +8,7 @@ from cnnc.codegen.kernels.conv_winograd import WinogradConv
 from cnnc.codegen.kernels.dense import DenseKernel
 from cnnc.codegen.kernels.depthwise import Depthwise
 from cnnc.codegen.kernels.global_pool import GlobalPool
+from cnnc.codegen.kernels.matmul import MatMulKernel
 from cnnc.codegen.kernels.move import Alias, ConcatKernel, PadKernel, ReorderKernel
 from cnnc.codegen.kernels.pointwise import PointwiseKernel
 from cnnc.codegen.kernels.pool import PoolKernel
@@ -27,6 +28,7 @@ KERNELS: dict[str, type[Kernel]] = {
         TransposedConv,
         GeneralTransposedConv,
         DenseKernel,
+        MatMulKernel,
         PointwiseKernel,
         SoftmaxKernel,
         GlobalPool,

@@ -40,6 +40,7 @@ from cnnc.ir.ops import (
     HardSwish,
     Interpolation,
     LeakyRelu,
+    MatMul,
     Max,
     MaxPool2d,
     Min,
@@ -83,6 +84,7 @@ class _Writer:
         self.nodes: list[Any] = []
         self.constants: list[Any] = []
         self.taken = set(graph.types)
+        self.ranks = {name: type.rank for name, type in graph.types.items()}
 
     def fresh(self, hint: str) -> str:
         name, count = hint, 0
@@ -123,6 +125,17 @@ def _conv(w: _Writer, op: Conv2d | ConvTranspose2d, inputs: Sequence[str], y: st
         w.add("ConvTranspose", inputs, y, output_padding=op.output_padding, **attributes)
     else:
         w.add("Conv", inputs, y, **attributes)
+
+
+def _matmul(w: _Writer, op: MatMul, inputs: Sequence[str], y: str) -> None:
+    operands = []
+    for name, turned in zip(inputs, (op.transpose_a, op.transpose_b), strict=True):
+        if turned:
+            rank = w.ranks[name]
+            order = (*range(rank - 2), rank - 1, rank - 2)
+            name = w.add("Transpose", [name], w.fresh(f"{y}.turned"), perm=order)
+        operands.append(name)
+    w.add("MatMul", operands, y)
 
 
 def _pool(w: _Writer, op: MaxPool2d | AvgPool2d, inputs: Sequence[str], y: str) -> None:
@@ -240,6 +253,7 @@ EXPORTERS: dict[type[Op], Exporter] = {
     Conv2d: _conv,
     ConvTranspose2d: _conv,
     Dense: lambda w, op, inputs, y: w.add("Gemm", inputs, y, transB=1),
+    MatMul: _matmul,
     BatchNorm: lambda w, op, inputs, y: w.add("BatchNormalization", inputs, y, epsilon=op.epsilon),
     Softmax: lambda w, op, inputs, y: w.add("Softmax", inputs, y, axis=op.axis),
     MaxPool2d: _pool,

@@ -34,6 +34,7 @@ from cnnc.ir.ops.move import (
     Transpose,
     Trilu,
 )
+from cnnc.ir.ops.matmul import MatMul
 from cnnc.ir.ops.norm import BatchNorm, Softmax
 from cnnc.ir.ops.pool import AvgPool2d, GlobalAvgPool, GlobalMaxPool, GlobalPool2d, MaxPool2d
 from cnnc.ir.ops.reduce import How, Reduction
@@ -46,6 +47,7 @@ OPS: dict[str, type[Op]] = {
         Conv2d,
         ConvTranspose2d,
         Dense,
+        MatMul,
         BatchNorm,
         Softmax,
         MaxPool2d,
@@ -121,6 +123,7 @@ __all__ = [
     "How",
     "LeakyRelu",
     "Linear",
+    "MatMul",
     "Max",
     "MaxPool2d",
     "Min",

@@ -7,7 +7,7 @@ import numpy as np
 from cnnc.frontends.onnx.call import Call, Unsupported, fix_size
 from cnnc.frontends.onnx.ops.maps import finish_maps, maps, read_window
 from cnnc.ir.op import Array
-from cnnc.ir.ops import Add, Conv2d, ConvTranspose2d, Dense, Mul, Reshape
+from cnnc.ir.ops import Add, Conv2d, ConvTranspose2d, Dense, MatMul, Mul
 from cnnc.ir.types import Sym
 
 
@@ -90,24 +90,27 @@ def conv_transpose(call: Call) -> None:
 def gemm(call: Call) -> None:
     """Gemm: alpha * A' @ B' + beta * C, with constants folded into the weight and the bias."""
     alpha, beta = call.real("alpha", 1.0), call.real("beta", 1.0)
-    x = call.operand(0)
-    if call.flag("transA"):
-        if not call.is_known(0):
-            raise Unsupported("transA=1", "transpose A where it is made")
-        x = call.constant("a", np.ascontiguousarray(call.numbers(0).T))
-    weight, factor = _weight(call, alpha)
-    operands = [x, weight]
+    turned_a, turned_b = call.flag("transA"), call.flag("transB")
+    for index in (0, 1):
+        if len(call.shape(index)) != 2:
+            raise Unsupported(f"input {index} has rank {len(call.shape(index))}, not 2")
     rest = call.operand(2) if call.given(2) and beta else ""
-    if call.is_known(2) and beta and factor == 1:
-        bias = _bias(call, call.numbers(2), beta, call.type(weight).dims[0])
+    if call.is_known(1) and not turned_a:  # a layer
+        weight = _weight(call, call.numbers(1), turned_b, alpha)
+        op: Dense | MatMul = Dense()
+        operands, factor = [call.operand(0), weight], 1.0
+        bias = _bias(call, beta, call.type(weight).dims[0]) if rest else None
         if bias:
             operands.append(bias)
             rest = ""
+    else:
+        op = MatMul(transpose_a=turned_a, transpose_b=turned_b)
+        operands, factor = [call.operand(0), call.operand(1)], alpha
     if rest and beta != 1:
         rest = call.add(Mul(), rest, call.scalar("beta", beta, rest))
     if factor == 1 and not rest:
-        return call.result(Dense(), *operands)
-    y = call.add(Dense(), *operands)
+        return call.result(op, *operands)
+    y = call.add(op, *operands)
     if factor != 1:
         scale = call.scalar("alpha", factor, y)
         if not rest:
@@ -116,20 +119,11 @@ def gemm(call: Call) -> None:
     return call.result(Add(), y, rest)
 
 
-def _weight(call: Call, alpha: float) -> tuple[str, float]:
-    """B' transposed, as `Dense` wants it, with alpha inside; or the factor that remains."""
-    transposed = call.flag("transB")
-    if call.is_known(1):
-        array = call.numbers(1)
-        if array.ndim != 2:
-            raise Unsupported(f"B has shape {list(array.shape)}, not two dimensions")
-        if transposed and alpha == 1:
-            return call.operand(1), 1.0
-        array = array if transposed else array.T
-        return call.constant("weight", _scaled(array, alpha)), 1.0
-    if not transposed:
-        raise Unsupported("B is no constant and transB=0", "transpose B where it is made")
-    return call.operand(1), alpha
+def _weight(call: Call, array: Array, turned: bool, alpha: float) -> str:
+    """A constant B' transposed, as `Dense` wants it, with alpha inside."""
+    if turned and alpha == 1:
+        return call.operand(1)
+    return call.constant("weight", _scaled(array if turned else array.T, alpha))
 
 
 def _scaled(array: Array, by: float) -> Array:
@@ -138,8 +132,11 @@ def _scaled(array: Array, by: float) -> Array:
     return np.asarray((array * by).astype(array.dtype), order="C")
 
 
-def _bias(call: Call, array: Array, beta: float, outputs: int) -> str | None:
-    """C as one number for each output, if it is the same for each row; else None."""
+def _bias(call: Call, beta: float, outputs: int) -> str | None:
+    """C as one number for each output, if it is known and the same for each row; else None."""
+    if not call.is_known(2):
+        return None
+    array = call.numbers(2)
     if array.ndim > 2 or (array.ndim == 2 and array.shape[0] != 1):
         return None
     if array.shape[-1:] not in ((), (1,), (outputs,)):
@@ -151,20 +148,22 @@ def _bias(call: Call, array: Array, beta: float, outputs: int) -> str | None:
 
 
 def matmul(call: Call) -> None:
-    """MatMul with a constant matrix on the right."""
-    if not call.is_known(1):
-        raise Unsupported(
-            "the right side is no constant", "only products with constant weights are layers"
-        )
-    x, right = call.operand(0), call.numbers(1)
-    type = call.type(x)
-    if right.ndim != 2 or type.rank < 2:
-        raise Unsupported(f"operands of rank {type.rank} and {right.ndim}")
-    weight = call.constant("weight", np.ascontiguousarray(right.T))
-    if type.rank == 2:
-        return call.result(Dense(), x, weight)
-    if isinstance(type.shape[-1], Sym):
-        raise Unsupported("rows of symbolic size", fix_size([type.shape[-1].name]))
-    rows = call.add(Reshape(shape=(-1, type.shape[-1])), x)
-    y = call.add(Dense(), rows, weight)
-    return call.result(call.reshape(y, (*type.shape[:-1], right.shape[1])), y)
+    """MatMul; with a matrix on the left and a constant one on the right it is a layer."""
+    ranks = len(call.shape(0)), len(call.shape(1))
+    if 0 in ranks:
+        raise Unsupported(f"operands of rank {ranks[0]} and {ranks[1]}")
+    if call.is_known(1) and ranks == (2, 2):
+        weight = call.constant("weight", np.ascontiguousarray(call.numbers(1).T))
+        return call.result(Dense(), call.operand(0), weight)
+    a, b = call.operand(0), call.operand(1)
+    if 1 not in ranks:
+        return call.result(MatMul(), a, b)
+    # A vector is a row on the left and a column on the right; the result does not have it.
+    if ranks[0] == 1:
+        a = call.add(call.reshape(a, (1, *call.type(a).shape)), a)
+    if ranks[1] == 1:
+        b = call.add(call.reshape(b, (*call.type(b).shape, 1)), b)
+    y = call.add(MatMul(), a, b)
+    *batch, rows, columns = call.type(y).shape
+    dims = (*batch, *((rows,) if ranks[0] > 1 else ()), *((columns,) if ranks[1] > 1 else ()))
+    return call.result(call.reshape(y, dims), y)
