@@ -84,7 +84,7 @@ def test_products_are_exported(turned: tuple[bool, bool]) -> None:
     shapes = ((4, 4), (4, 4))
     graph = load_onnx(model([gemm], {"a": shapes[0], "b": shapes[1]}, "y"))
     inputs = {"a": floats(4, 4), "b": floats(4, 4, seed=1)}
-    (found,) = ReferenceEvaluator(export_onnx(graph)).run(None, inputs)
+    (found,) = map(np.asarray, ReferenceEvaluator(export_onnx(graph)).run(None, inputs))
     np.testing.assert_allclose(found, evaluate(graph, inputs)["y"], rtol=1e-5)
 
 
