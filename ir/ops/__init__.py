@@ -25,6 +25,7 @@ from cnnc.ir.ops.elementwise import (
     Sub,
     Tanh,
 )
+from cnnc.ir.ops.matmul import MatMul
 from cnnc.ir.ops.move import (
     Border,
     Expand,
@@ -34,7 +35,6 @@ from cnnc.ir.ops.move import (
     Transpose,
     Trilu,
 )
-from cnnc.ir.ops.matmul import MatMul
 from cnnc.ir.ops.norm import BatchNorm, Softmax
 from cnnc.ir.ops.pool import AvgPool2d, GlobalAvgPool, GlobalMaxPool, GlobalPool2d, MaxPool2d
 from cnnc.ir.ops.reduce import How, Reduction
