@@ -12,12 +12,12 @@ from __future__ import annotations
 import sys
 
 import cnnc
-from cnnc.cli.arrays import random_inputs
 from cnnc.cli.graphs import input_types, open_sizes
 from cnnc.cli.measure import errors
 from cnnc.ir.graph import Builder, Graph
 from cnnc.ir.ops import Softmax
 from cnnc.report import table
+from cnnc.runtime.inputs import random_inputs
 from cnnc.runtime.reference import evaluate
 
 SIZE = 256  # of every open height and width

@@ -43,8 +43,8 @@ def compile(
             its `ModelProto`, or a `Graph`.
         progress: called with a few words at the start of each phase.
         **options: `threads`, `target`, `passes`, `exact`, `max_rel_err`, `strict`, `sizes`,
-            `shapes`, `parameters`, `values`, `outputs`, `taps`, `cache`, `cache_bytes`; see
-            `cnnc.options.Options`.
+            `shapes`, `parameters`, `values`, `tune`, `outputs`, `taps`, `cache`, `cache_bytes`;
+            see `cnnc.options.Options`.
 
     Returns:
         A `CompiledModel`: call it with arrays.

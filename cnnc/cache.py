@@ -44,6 +44,11 @@ def compile(
 ) -> CompiledModel:
     """The model from the cache, else compiled and kept there; see `cnnc.compile`."""
     start = perf_counter()
+    if options.get("tune"):
+        from cnnc.options import Options
+        from cnnc.tune import tune
+
+        tune(source, Options.of(**options), progress)
     place = _place(source, options)
     model = _load(place, options, start)
     if model is None:

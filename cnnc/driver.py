@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
@@ -28,6 +28,7 @@ from cnnc.model import CompiledModel
 from cnnc.options import Options
 from cnnc.passes import PASSES, PIPELINES
 from cnnc.passes.base import Context, Observer, PassRecord, Pipeline
+from cnnc.record import read_record
 from cnnc.report import KernelRow, Memory, PassRow, Report
 from cnnc.runtime import plain
 from cnnc.runtime.artifact import Artifact, Manifest, Tensor
@@ -109,10 +110,18 @@ def optimise(
 ) -> tuple[Graph, tuple[PassRecord, ...]]:
     """Runs the pass pipeline."""
     pipeline = Pipeline.parse(options.passes, PASSES, PIPELINES)
-    context = Context(
-        target=target, kernels=KERNELS, exact=options.exact, max_rel_err=options.max_rel_err
+    return pipeline.run(graph, context_of(options, target), observers)
+
+
+def context_of(options: Options, target: Target) -> Context:
+    """What the passes may know."""
+    return Context(
+        target=target,
+        kernels=KERNELS,
+        exact=options.exact,
+        max_rel_err=options.max_rel_err,
+        measured=read_record(target) if options.tune else {},
     )
-    return pipeline.run(graph, context, observers)
 
 
 def build(source: Model | Graph, options: Options, progress: Progress | None = None) -> Build:
@@ -132,11 +141,38 @@ def build(source: Model | Graph, options: Options, progress: Progress | None = N
     )
     del graph  # the passes made new weights of most of its
     clock.lap("passes")
+    return realise(planned, records, target, options, say, clock.laps)
+
+
+def realise(
+    planned: Graph,
+    records: Sequence[PassRecord],
+    target: Target,
+    options: Options,
+    progress: Progress | None = None,
+    seconds: Mapping[str, float] | None = None,
+) -> Build:
+    """LLVM text and packed weights of a planned graph.
+
+    Args:
+        planned: what all passes made.
+        records: what they did.
+        target: what it is planned for.
+        options: what it is compiled with.
+        progress: called with a few words for each kernel.
+        seconds: what the phases before took.
+
+    Raises:
+        PassError: not everything is planned, or not natively where `strict` asks for it.
+    """
+    say = progress or (lambda words: None)
     _check_planned(planned, options)
+    clock = _Clock()
     module = build_module(planned, target, lambda what, done, total: say(what))
     clock.lap("kernels")
     threads = options.threads or default_threads()
-    report = _report(planned, records, module, target, threads, clock.laps)
+    laps = {**(seconds or {}), **clock.laps}
+    report = _report(planned, records, module, target, threads, laps)
     return Build(planned, module, target, options, report)
 
 
@@ -287,17 +323,9 @@ def _kernel_row(graph: Graph, node: Node, module: NativeModule) -> KernelRow:
         op="+".join(names),
         sources=tuple(f"{at.file}:{at.line}" for at in node.locations if at.line),
         output=str(graph.types[node.name]),
-        kernel=kernel_text(node),
+        kernel=str(node.kernel),
         symbol=module.symbols.get(node.name, ""),
         flops=node.op.flops(graph.operand_types(node), graph.result_types(node)),
         predicted_us=node.kernel.microseconds,
         native=node.kernel.native,
     )
-
-
-def kernel_text(node: Node) -> str:
-    """The kernel with its schedule, without the predicted time."""
-    from cnnc.ir.attributes import write_fields
-
-    assert node.kernel is not None
-    return node.kernel.name + write_fields(replace(node.kernel, microseconds=0.0, error=0.0))

@@ -65,6 +65,7 @@ def key_of(
             versions(),
             code_hash(),
             repr(named_target(target)),
+            _measured(options),
             {name: options[name] for name in RELEVANT if _is_given(name, options)},
             [str(source), str(path.resolve())],  # messages and reports name them
             [(str(file), file_hash(file)) for file in sorted(files(path))],
@@ -82,6 +83,15 @@ def _digest(array: object) -> list[object]:
         raise TypeError
     digest = blake2b(array.tobytes(), digest_size=20).hexdigest()
     return [array.dtype.str, array.shape, digest]
+
+
+def _measured(options: Mapping[str, Any]) -> object:
+    """What the tuner knows, where that has a say."""
+    if not options.get("tune"):
+        return None
+    from cnnc.record import read_record
+
+    return read_record(named_target("native"))
 
 
 def _is_given(name: str, options: Mapping[str, Any]) -> bool:

@@ -24,6 +24,8 @@ class Options(BaseModel):
         sizes: numbers for symbolic sizes, e.g. {"H": 256}; the batch may stay symbolic.
         shapes: the same as all sizes of an input, by its name, e.g. {"image": (1, 3, 224, 224)}.
         parameters: values for the model's parameters, e.g. {"classes": 10}.
+        tune: seconds to spend on measuring candidate kernels that were not measured on this
+            processor before; what was measured then decides. 0 leaves all to the cost model.
         outputs: names of values inside the model that it shall give in place of its outputs; see
             `cnnc.taps` for what names can be.
         taps: names of values that it shall give beside its outputs.
@@ -44,6 +46,7 @@ class Options(BaseModel):
     sizes: dict[str, int] = Field(default_factory=dict)
     shapes: dict[str, Annotated[tuple[int, ...], Field(strict=False)]] = Field(default_factory=dict)
     parameters: dict[str, Any] = Field(default_factory=dict)
+    tune: float = Field(default=0.0, ge=0, strict=False)
     outputs: tuple[str, ...] = Field(default=(), strict=False)
     taps: tuple[str, ...] = Field(default=(), strict=False)
     values: dict[str, Any] = Field(default_factory=dict)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from cnnc.ir.op import Array, Op
@@ -44,6 +44,16 @@ class Site:
         """The only result's type."""
         return self.results[0]
 
+    def __str__(self) -> str:
+        from cnnc.ir.attributes import write_fields  # which needs this module
+
+        operands = (
+            f"{type} constant" if constant else str(type)
+            for type, constant in zip(self.operands, self.constant, strict=True)
+        )
+        results = ", ".join(map(str, self.results))
+        return f"{self.op.name}{write_fields(self.op)}({', '.join(operands)}) : {results}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kernel(ABC):
@@ -61,6 +71,12 @@ class Kernel(ABC):
     microseconds: float = 0.0
     error: float = 0.0
     placed: tuple[int, ...] = ()  # operands that lie in the result's memory from the start
+
+    def __str__(self) -> str:
+        """The algorithm and its schedule, without what is predicted of them."""
+        from cnnc.ir.attributes import write_fields  # which needs this module
+
+        return self.name + write_fields(replace(self, microseconds=0.0, error=0.0, placed=()))
 
     @classmethod
     @abstractmethod

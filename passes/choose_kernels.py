@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from statistics import median
 from typing import ClassVar
 
 import numpy as np
@@ -111,16 +112,31 @@ def _alternatives(graph: Graph, context: Context) -> dict[str, list[Choice]]:
 
 def _candidates(site: Site, context: Context) -> list[Choice]:
     """Every kernel that can stand here, fastest first."""
+    kernels = [
+        (kernel, kernel.cycles(site))
+        for kind in context.kernels.values()
+        if not (kind.approximate and context.exact)
+        for kernel in kind.candidates(site)
+    ]
     found = []
-    for kind in context.kernels.values():
-        if kind.approximate and context.exact:
-            continue
-        for kernel in kind.candidates(site):
-            cycles = kernel.cycles(site)
-            microseconds = round(cycles / context.target.ghz / 1000, 2)
-            timed = replace(kernel, microseconds=microseconds)
-            found.append(Choice(timed, *kernel.blocks(site), cycles))
+    for kernel, cycles in _corrected(kernels, site, context):
+        microseconds = round(cycles / context.target.ghz / 1000, 2)
+        timed = replace(kernel, microseconds=microseconds)
+        found.append(Choice(timed, *kernel.blocks(site), cycles))
     return sorted(found, key=lambda choice: choice.cycles)
+
+
+def _corrected(
+    kernels: list[tuple[Kernel, float]], site: Site, context: Context
+) -> list[tuple[Kernel, float]]:
+    """Kernels with measured cycles where they are known; the predictions for the others are scaled
+    by how far those that are known are from theirs."""
+    times = context.measured.get(str(site)) if context.measured else None
+    if not times:
+        return kernels
+    known = {k: 1000 * context.target.ghz * times[str(k)] for k, _ in kernels if str(k) in times}
+    scale = median([known[k] / cycles for k, cycles in kernels if k in known] or [1.0])
+    return [(kernel, known.get(kernel, scale * cycles)) for kernel, cycles in kernels]
 
 
 def _best(

@@ -1,4 +1,4 @@
-"""Checking the arrays that a model is called with."""
+"""The arrays that a model is called with: checking them, and making some."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from cnnc.ir.types import Sym, TensorType
 
 if TYPE_CHECKING:
     from cnnc.ir.op import Array
+
+_SEED = 0
 
 
 def check_inputs(types: Mapping[str, TensorType], inputs: Mapping[str, Array]) -> dict[str, int]:
@@ -35,6 +37,19 @@ def check_inputs(types: Mapping[str, TensorType], inputs: Mapping[str, Array]) -
         else:
             return sizes
     raise InputError(_problems(types, inputs))
+
+
+def random_inputs(types: Mapping[str, TensorType]) -> dict[str, Array]:
+    """Seeded arrays for inputs whose sizes are numbers; the same at every call."""
+    rng = np.random.default_rng(_SEED)
+    return {name: _random(rng, type) for name, type in types.items()}
+
+
+def _random(rng: np.random.Generator, type: TensorType) -> Array:
+    """Normal for floats; small counts, which fit every type, for the others."""
+    if np.issubdtype(type.dtype.numpy, np.floating):
+        return rng.standard_normal(type.dims).astype(type.dtype.numpy)
+    return rng.integers(0, 2, type.dims).astype(type.dtype.numpy)
 
 
 def _fits(type: TensorType, array: Array, sizes: dict[str, int]) -> bool:

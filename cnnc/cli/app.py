@@ -17,6 +17,7 @@ from cnnc.cli.export import export
 from cnnc.cli.inspect import inspect
 from cnnc.cli.run import run
 from cnnc.cli.terminal import show_error
+from cnnc.cli.tune import tune
 from cnnc.cli.zoo import zoo
 from cnnc.ir.location import CnncError
 
@@ -60,5 +61,5 @@ def main() -> None:
     """
 
 
-for command in (compile, run, bench, compare, inspect, check, export, zoo, cache):
+for command in (compile, run, bench, tune, compare, inspect, check, export, zoo, cache):
     main.add_command(command)

@@ -12,26 +12,13 @@ from cnnc.ir.location import Diagnostic, InputError
 from cnnc.ir.op import Array
 from cnnc.ir.syntax import suggest
 from cnnc.ir.types import DType, TensorType
+from cnnc.runtime.inputs import random_inputs
 
-SEED = 0
 GENERATED = ("random", "zeros")
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
 
 # Channels -> what Pillow calls them.
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
-
-
-def random_inputs(types: Mapping[str, TensorType]) -> dict[str, Array]:
-    """Seeded arrays for inputs whose sizes are numbers; the same at every call."""
-    rng = np.random.default_rng(SEED)
-    return {name: _random(rng, type) for name, type in types.items()}
-
-
-def _random(rng: np.random.Generator, type: TensorType) -> Array:
-    """Normal for floats; small counts, which fit every type, for the others."""
-    if np.issubdtype(type.dtype.numpy, np.floating):
-        return rng.standard_normal(type.dims).astype(type.dtype.numpy)
-    return rng.integers(0, 2, type.dims).astype(type.dtype.numpy)
 
 
 def read_inputs(specs: Sequence[str], types: Mapping[str, TensorType]) -> dict[str, Array]:

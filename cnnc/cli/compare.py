@@ -70,11 +70,11 @@ def compare(
       cnnc compare mine.onnx --against onnxruntime --layers
       cnnc compare resnet18 --input cat.png
     """
-    from cnnc.cli.arrays import random_inputs, read_inputs
+    from cnnc.cli.arrays import read_inputs
     from cnnc.cli.graphs import input_types, load_bound
     from cnnc.driver import build, finish
     from cnnc.options import Options
-    from cnnc.runtime.inputs import check_inputs
+    from cnnc.runtime.inputs import check_inputs, random_inputs
     from cnnc.runtime.reference import evaluate
 
     with progress(quiet) as say:

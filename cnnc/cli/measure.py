@@ -12,13 +12,13 @@ from time import perf_counter, process_time, sleep
 
 import numpy as np
 
-from cnnc.cli.arrays import random_inputs
 from cnnc.cli.graphs import batch_symbols, input_types
 from cnnc.codegen.host import measure_peak
 from cnnc.ir.graph import Graph
 from cnnc.ir.location import Diagnostic, InputError
 from cnnc.ir.op import Array
 from cnnc.model import CompiledModel
+from cnnc.runtime.inputs import random_inputs
 from cnnc.runtime.reference import evaluate
 
 Outputs = dict[str, Array]

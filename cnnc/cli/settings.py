@@ -70,6 +70,12 @@ _COMPILER = (
     click.option("--exact", is_flag=True, default=None, help="Sum only as the definition does."),
     click.option("--strict", is_flag=True, default=None, help="Refuse parts that run in NumPy."),
     click.option(
+        "--tune",
+        type=click.FloatRange(0),
+        metavar="SECONDS",
+        help="Measure candidate kernels for so long; choose by what is known. See `cnnc tune`.",
+    ),
+    click.option(
         "--size",
         "sizes",
         multiple=True,
@@ -115,6 +121,7 @@ _NAMES = (
     "passes",
     "exact",
     "strict",
+    "tune",
     "sizes",
     "shapes",
     "parameters",

@@ -19,7 +19,7 @@ from onnx.reference import ReferenceEvaluator
 from onnx_models import floats, model, node
 from strategies import graphs
 
-from cnnc.driver import kernel_text, load_graph, optimise, resolve_target
+from cnnc.driver import load_graph, optimise, resolve_target
 from cnnc.frontends.onnx import export_onnx, load_onnx
 from cnnc.ir.graph import Graph
 from cnnc.ir.location import CnncError
@@ -59,7 +59,7 @@ def test_zoo_models_come_back(name: str) -> None:
 def kernels(graph: Graph) -> list[tuple[str, str, str]]:
     """What is planned for a graph: kernel with schedule, op, type of the result."""
     planned, _ = optimise(graph, Options(), resolve_target("x86-64-v3"))
-    return [(kernel_text(n), n.op.name, str(planned.types[n.name])) for n in planned.nodes]
+    return [(str(n.kernel), n.op.name, str(planned.types[n.name])) for n in planned.nodes]
 
 
 @pytest.mark.parametrize("name", ["lenet", pytest.param("resnet50", marks=pytest.mark.slow)])

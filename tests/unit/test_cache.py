@@ -120,7 +120,7 @@ def test_defaults_need_not_be_left_out(small: Path, folder: Path) -> None:
 
 
 def test_every_option_is_relevant_or_known_not_to_be() -> None:
-    assert fields() - set(keys.RELEVANT) == {"threads", "strict", "cache", "cache_bytes"}
+    assert fields() - set(keys.RELEVANT) == {"threads", "strict", "tune", "cache", "cache_bytes"}
 
 
 def fields() -> set[str]:

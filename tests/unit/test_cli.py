@@ -22,7 +22,10 @@ from cnnc.options import Options
 from cnnc.passes import PASSES
 from cnnc.runtime.reference import evaluate
 
-COMMANDS = ("compile", "run", "bench", "compare", "inspect", "check", "export", "zoo", "cache")
+COMMANDS = (
+    *("compile", "run", "bench", "tune", "compare"),
+    *("inspect", "check", "export", "zoo", "cache"),
+)
 
 TINY = """\
 model tiny(classes=4) {

@@ -12,10 +12,11 @@ from PIL import Image
 
 from cnnc import driver
 from cnnc.cli import main
-from cnnc.cli.arrays import random_inputs, read_image, read_inputs
+from cnnc.cli.arrays import read_image, read_inputs
 from cnnc.ir.location import InputError
 from cnnc.ir.types import DType, Sym, TensorType
 from cnnc.options import Options
+from cnnc.runtime.inputs import random_inputs
 from cnnc.runtime.reference import evaluate
 
 TINY = """\
