@@ -30,12 +30,13 @@ def tune(model: str, settings: Settings, as_json: bool, quiet: bool) -> None:
     For each distinct layer the few candidates that the cost model likes best are timed on one
     thread, in the model itself, for up to --tune seconds (60 if not given). The times are kept in a
     file, by processor and layer; `--tune` lets a compilation choose by them. The cost model is
-    good, so this helps by a few percent. Times are read from the file where they are known.
+    good, so this helps by a few percent. Times that the file has are not measured again:
+    `cnnc bench resnet50 --tune 1` after the first example uses what is there.
 
     \b
     Example:
       cnnc tune resnet50
-      cnnc bench resnet50 --tune 1
+      cnnc tune resnet50 --tune 20 --threads 2
     """
     from dataclasses import asdict
 
