@@ -328,4 +328,6 @@ def _kernel_row(graph: Graph, node: Node, module: NativeModule) -> KernelRow:
         flops=node.op.flops(graph.operand_types(node), graph.result_types(node)),
         predicted_us=node.kernel.microseconds,
         native=node.kernel.native,
+        error=node.kernel.error,
+        saved_us=node.kernel.saved,
     )

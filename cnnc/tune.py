@@ -108,7 +108,7 @@ def _layers(graph: Graph, context: Context) -> Iterator[Layer]:
         site = graph.site(node, context.target)
         if node.kernel is None or isinstance(node.op, Reorder) or node.kernel.idle(site):
             continue
-        groups.setdefault((site, replace(node.kernel, error=0.0)), []).append(node)
+        groups.setdefault((site, replace(node.kernel, error=0.0, saved=0.0)), []).append(node)
     for (site, kernel), nodes in groups.items():
         weight = graph.constants.get(nodes[0].operands[1]) if len(nodes[0].operands) > 1 else None
         others = [

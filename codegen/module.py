@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -101,7 +101,7 @@ class _Functions:
 
     def add(self, node: Node, site: Site) -> None:
         assert node.kernel is not None
-        kernel = replace(node.kernel, microseconds=0.0, error=0.0)
+        kernel = node.kernel.unpredicted()
         if (kernel, site) not in self._by_site:
             self._by_site[kernel, site] = self._emit(kernel.program(site), node)
         self.symbols[node.name] = self._by_site[kernel, site]
@@ -133,7 +133,7 @@ def pack_weights(graph: Graph, target: Target) -> tuple[dict[tuple[str, int], in
     blob = _Blob(2 * sum(array.nbytes for array in graph.constants.values()))
     for node in graph.nodes:
         assert node.kernel is not None
-        kernel = replace(node.kernel, microseconds=0.0, error=0.0)
+        kernel = node.kernel.unpredicted()
         for i, operand in enumerate(node.operands):
             if operand not in graph.constants or not kernel.native:
                 continue

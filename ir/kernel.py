@@ -12,7 +12,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Self
 
 from cnnc.ir.op import Array, Op
 from cnnc.ir.target import Target
@@ -60,7 +60,8 @@ class Kernel(ABC):
     """One algorithm with its schedule.
 
     `microseconds` is the predicted time on one thread; `error` the largest error of an approximate
-    kernel on sample data, relative to the result's range; `placed` is set by the memory plan where
+    kernel on sample data, relative to the result's range, and `saved` the predicted time that it
+    takes less than the best one that is not approximate; `placed` is set by the memory plan where
     operands were written straight into their `slices` of the result.
     """
 
@@ -70,13 +71,18 @@ class Kernel(ABC):
     approximate: ClassVar[bool] = False  # its rounding errors need checking
     microseconds: float = 0.0
     error: float = 0.0
+    saved: float = 0.0
     placed: tuple[int, ...] = ()  # operands that lie in the result's memory from the start
 
     def __str__(self) -> str:
         """The algorithm and its schedule, without what is predicted of them."""
         from cnnc.ir.attributes import write_fields  # which needs this module
 
-        return self.name + write_fields(replace(self, microseconds=0.0, error=0.0, placed=()))
+        return self.name + write_fields(replace(self.unpredicted(), placed=()))
+
+    def unpredicted(self) -> Self:
+        """The decision alone, without what is predicted of it."""
+        return replace(self, microseconds=0.0, error=0.0, saved=0.0)
 
     @classmethod
     @abstractmethod

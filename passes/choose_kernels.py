@@ -145,6 +145,7 @@ def _best(
     """For each way to lay out operands and result the fastest choice, if approximate then with an
     error inside the budget for this node's weights."""
     best: dict[Signature, Choice] = {}
+    exact = min((c.kernel.microseconds for c in choices if not c.kernel.approximate), default=0.0)
     for choice in choices:
         signature = choice.operands, choice.result
         if signature in best:
@@ -153,7 +154,9 @@ def _best(
             error = choice.kernel.relative_error(site, graph.constants[node.operands[1]])
             if not error <= budget:
                 continue
-            choice = replace(choice, kernel=replace(choice.kernel, error=float(f"{error:.1e}")))
+            saved = round(exact - choice.kernel.microseconds, 2)
+            kernel = replace(choice.kernel, error=float(f"{error:.1e}"), saved=saved)
+            choice = replace(choice, kernel=kernel)
         best[signature] = choice
     return list(best.values())
 
