@@ -28,6 +28,7 @@ from cnnc.ir.loops import (
     Program,
     Read,
     Reduce,
+    Shuffle,
     Splat,
     Statement,
     Store,
@@ -234,6 +235,8 @@ class _Emitter:
                 return name if value.lanes == 1 else self.splat(name, value.lanes)
             case Apply():
                 return self.apply(value)
+            case Shuffle():
+                return self.shuffle(value)
             case Reduce():
                 return self.reduce(value)
         raise AssertionError(f"unknown value {value}")
@@ -256,6 +259,14 @@ class _Emitter:
         first = self.value_line(f"insertelement {vector} poison, float {scalar}, i64 0")
         mask = f"<{lanes} x i32> zeroinitializer"
         return self.value_line(f"shufflevector {vector} {first}, {vector} poison, {mask}")
+
+    def shuffle(self, shuffle: Shuffle) -> str:
+        vector = vector_type(shuffle.lanes)
+        a, b = self.value(shuffle.a), self.value(shuffle.b)
+        mask = ", ".join(f"i32 {i}" for i in shuffle.picks)
+        return self.value_line(
+            f"shufflevector {vector} {a}, {vector} {b}, <{shuffle.lanes} x i32> <{mask}>"
+        )
 
     def load(self, load: Load) -> str:
         count = load.count or load.lanes

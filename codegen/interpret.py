@@ -29,6 +29,7 @@ from cnnc.ir.loops import (
     Program,
     Read,
     Reduce,
+    Shuffle,
     Splat,
     Statement,
     Store,
@@ -155,6 +156,9 @@ class _Interpreter:
                 return np.full(value.lanes, self.index(value.index), np.float32)
             case Apply():
                 return _apply(value.function, [self.value(a) for a in value.args])
+            case Shuffle():
+                both = np.concatenate([self.value(value.a), self.value(value.b)])
+                return both[list(value.picks)]
             case Reduce():
                 return _reduce(value.function, self.value(value.vector))
         raise AssertionError(f"unknown value {value}")

@@ -266,6 +266,18 @@ class Apply(Value):
 
 
 @dataclass(frozen=True, slots=True)
+class Shuffle(Value):
+    """Lanes picked from two vectors of as many lanes: `picks` counts through a, then through b."""
+
+    a: Value
+    b: Value
+    picks: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return f"shuffle({self.a}, {self.b}, {list(self.picks)})"
+
+
+@dataclass(frozen=True, slots=True)
 class Reduce(Value):
     """The lanes of a vector combined into a scalar by `add`, `mul` (pairwise) or `maximum`."""
 
@@ -301,6 +313,12 @@ def apply(function: str, *args: Value | float) -> Value:
     lanes = max(a.lanes for a in args if isinstance(a, Value))
     assert FUNCTIONS[function] == len(args), f"{function} takes {FUNCTIONS[function]} arguments"
     return Apply(lanes, function, tuple(as_value(a, lanes) for a in args))
+
+
+def shuffle(a: Value, b: Value, picks: Sequence[int]) -> Value:
+    """A vector of lanes picked from two others; lane i of b is number `a.lanes + i`."""
+    assert a.lanes == b.lanes == len(picks) and all(0 <= i < 2 * a.lanes for i in picks)
+    return Shuffle(a.lanes, a, b, tuple(picks))
 
 
 # -- statements ----------------------------------------------------------------------------------

@@ -9,9 +9,10 @@ from cnnc.codegen.kernels.dense import DenseKernel
 from cnnc.codegen.kernels.depthwise import Depthwise
 from cnnc.codegen.kernels.global_pool import GlobalPool
 from cnnc.codegen.kernels.matmul import MatMulKernel
-from cnnc.codegen.kernels.move import Alias, ConcatKernel, PadKernel, ReorderKernel
+from cnnc.codegen.kernels.move import Alias, ConcatKernel, ReorderKernel
 from cnnc.codegen.kernels.pointwise import PointwiseKernel
 from cnnc.codegen.kernels.pool import PoolKernel
+from cnnc.codegen.kernels.rearrange import Rearrange
 from cnnc.codegen.kernels.reduce import ReduceKernel
 from cnnc.codegen.kernels.reference import ReferenceKernel
 from cnnc.codegen.kernels.softmax import SoftmaxKernel
@@ -36,7 +37,7 @@ KERNELS: dict[str, type[Kernel]] = {
         ReduceKernel,
         UpsampleKernel,
         ConcatKernel,
-        PadKernel,
+        Rearrange,
         ReorderKernel,
         Alias,
         ReferenceKernel,

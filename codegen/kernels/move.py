@@ -1,4 +1,4 @@
-"""Moving elements: layouts, concatenation, constant borders, and reshapes that move nothing.
+"""Moving elements: layouts, concatenation, and reshapes that move nothing.
 
 Everything is copied in runs that are contiguous in both places. Between plain and blocked maps
 one side is contiguous and the other is gathered with a fixed stride.
@@ -14,9 +14,9 @@ from typing import ClassVar
 from cnnc.codegen.kernels.common import View, blocked, channel_counts, views, zero_halo
 from cnnc.codegen.kernels.rows import cut, repeat, walk
 from cnnc.ir.kernel import Kernel, Site
-from cnnc.ir.loops import Constant, Index, Program, ProgramBuilder
+from cnnc.ir.loops import Index, Program, ProgramBuilder
 from cnnc.ir.op import Array
-from cnnc.ir.ops import Concat, Dropout, Flatten, Pad, Reorder, Reshape
+from cnnc.ir.ops import Concat, Dropout, Flatten, Reorder, Reshape
 from cnnc.ir.target import Target
 from cnnc.ir.types import DType, Layout, TensorType
 
@@ -118,62 +118,6 @@ class ConcatKernel(Kernel):
                 lines = _as_lines(x, axis), _as_lines(y, axis)
                 _copy_maps(p, *lines, (0, 0, 0, start * inner), site.target)
             start += size
-        zero_halo(p, y)
-        return p.finish()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PadKernel(Kernel):
-    """A constant border, in a layout with this `block`."""
-
-    name: ClassVar[str] = "pad"
-    block: int
-
-    @classmethod
-    def candidates(cls, site: Site) -> Iterable[PadKernel]:
-        if isinstance(site.op, Pad) and _movable(site):
-            # A constant operand comes as it is.
-            for block in (1,) if site.constant[0] else (site.target.lanes, 1):
-                yield cls(block=block)
-
-    def blocks(self, site: Site) -> tuple[tuple[int, ...], int]:
-        return (self.block,), self.block
-
-    def cycles(self, site: Site) -> float:
-        return _move_cycles(site, cut=True)
-
-    def program(self, site: Site) -> Program:
-        op = site.op
-        assert isinstance(op, Pad)
-        p = ProgramBuilder(self.name)
-        (x,), _, y = views(p, site, "x")
-        n, channels, h, w = x.type.dims
-        _, _, rows, columns = y.type.dims
-        top, left, _, right = op.pad
-        maps, block, lanes = n * -(-channels // x.block), x.block, site.target.lanes
-
-        def fill(place: Index, count: int) -> None:
-            value = Constant(lanes, op.value)
-            walk(
-                p,
-                count * block,
-                lanes,
-                UNROLLED,
-                lambda v, c: p.store(y.buffer, place + v, value, count=c),
-            )
-
-        with p.parallel("t", 0, maps * rows) as t:
-            m, row = p.let("map", t // rows), p.let("row", t % rows)
-            target = y.at(0, m, row, 0)
-            with p.when(row, 0, top):
-                fill(target, columns)
-            with p.when(row, top, top + h):
-                fill(target, left)
-                source = x.at(0, m, row - top, 0)
-                _copy(p, x, y, source, target + left * block, w * block, lanes)
-                fill(target + (left + w) * block, right)
-            with p.when(row, top + h, rows):
-                fill(target, columns)
         zero_halo(p, y)
         return p.finish()
 

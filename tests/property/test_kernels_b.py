@@ -30,8 +30,9 @@ from op_cases import TINY, Case, Limits, cases
 from cnnc.codegen.host import can_run, native_target
 from cnnc.codegen.kernels.conv_general import GeneralConv
 from cnnc.codegen.kernels.depthwise import Depthwise
-from cnnc.codegen.kernels.move import Alias, ConcatKernel, PadKernel, ReorderKernel
+from cnnc.codegen.kernels.move import Alias, ConcatKernel, ReorderKernel
 from cnnc.codegen.kernels.pool import PoolKernel
+from cnnc.codegen.kernels.rearrange import Rearrange
 from cnnc.codegen.kernels.upsample import UpsampleKernel
 from cnnc.ir.kernel import NO_HALO, Halo, Kernel, Site
 from cnnc.ir.op import Array, Op, Step
@@ -62,7 +63,7 @@ KINDS: tuple[type[Kernel], ...] = (
     PoolKernel,
     UpsampleKernel,
     ConcatKernel,
-    PadKernel,
+    Rearrange,
     ReorderKernel,
     Alias,
 )
@@ -361,7 +362,7 @@ def test_padding(data: st.DataObject, case: Case, value: float, halo: Halo, spar
     op, arrays = case
     assert isinstance(op, Pad)
     site = site_for(replace(op, value=value), arrays, [data.draw(st.booleans())])
-    kernel = data.draw(st.sampled_from(list(PadKernel.candidates(site))))
+    kernel = data.draw(st.sampled_from(list(Rearrange.candidates(site))))
     check(kernel, site, arrays, halo, 0 if site.constant[0] else spare, exact=True)
 
 
