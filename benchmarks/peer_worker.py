@@ -12,9 +12,13 @@ from __future__ import annotations
 
 import json
 import resource
+import shutil
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -70,11 +74,52 @@ def load_openvino(request: dict[str, Any], x: Any) -> Run:
     return lambda: call.infer([x])[0]
 
 
+def load_ncnn(request: dict[str, Any], x: Any) -> Run:
+    """ncnn in float32, on what `pnnx` makes of the ONNX file; one image only."""
+    import importlib.util
+
+    import ncnn
+
+    if len(x) != 1:
+        raise ValueError("ncnn takes one image")
+    found = importlib.util.find_spec("pnnx")
+    assert found is not None and found.submodule_search_locations
+    tool = Path(found.submodule_search_locations[0], "pnnx")  # its Python part would need torch
+    shape = ",".join(map(str, x.shape))
+    with tempfile.TemporaryDirectory() as folder:
+        model = shutil.copy(request["model"], folder)
+        arguments = [str(tool), model, f"inputshape=[{shape}]", "fp16=0"]
+        subprocess.run(arguments, cwd=folder, check=True, stdout=subprocess.DEVNULL)
+        stem = Path(folder, Path(model).stem)
+        net = ncnn.Net()
+        net.opt.num_threads = request["threads"]
+        net.opt.use_vulkan_compute = False
+        for option in ("fp16_packed", "fp16_storage", "fp16_arithmetic", "bf16_storage"):
+            setattr(net.opt, f"use_{option}", False)
+        if net.load_param(f"{stem}.ncnn.param") or net.load_model(f"{stem}.ncnn.bin"):
+            raise ValueError("ncnn cannot read what pnnx wrote")
+
+    def run() -> Any:
+        with net.create_extractor() as extractor:
+            extractor.input("in0", ncnn.Mat(x[0]))
+            _, y = extractor.extract("out0")
+            return np.array(y)[None]
+
+    return run
+
+
 LOADERS: dict[str, Callable[[dict[str, Any], Any], Run]] = {
     "cnnc": load_cnnc,
     "onnxruntime": load_onnxruntime,
     "openvino": load_openvino,
+    "ncnn": load_ncnn,
 }
+
+
+def resident_mb() -> float:
+    """Memory that the process holds now."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 1e6
 
 
 def main() -> None:
@@ -86,8 +131,11 @@ def main() -> None:
             case "load":
                 x = np.load(request["input"])
                 start = time.perf_counter()
-                run = LOADERS[request["runtime"]](request, x)
-                run()
+                try:
+                    run = LOADERS[request["runtime"]](request, x)
+                    run()
+                except Exception as error:  # whatever a runtime raises for what it cannot do
+                    reply["refused"] = f"{type(error).__name__}: {error}"
                 reply["load_seconds"] = time.perf_counter() - start
             case "run":
                 seconds = []
@@ -99,9 +147,7 @@ def main() -> None:
             case "answer":
                 np.save(request["file"], np.asarray(run()))
             case "memory":
-                with open("/proc/self/statm") as file:
-                    pages = int(file.read().split()[1])
-                reply["resident_mb"] = pages * resource.getpagesize() / 1e6
+                reply["resident_mb"] = resident_mb()
                 reply["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
         print(json.dumps(reply), flush=True)
 

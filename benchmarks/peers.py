@@ -5,7 +5,7 @@
 
 Every runtime is a process of its own and gets the same network, with the same weights, through
 ONNX export before any optimisation (BatchNormalization apart); cnnc reads its own file. Answers are
-compared first. Then the runtimes take turns, a few runs each, for several rounds; medians and
+compared first; a runtime that cannot do a network is left out there. Then the runtimes take turns, a few runs each, for several rounds; medians and
 minima are over all runs, the peak of fused multiply-adds is measured in the same run.
 """
 
@@ -18,6 +18,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import geometric_mean, median
 from typing import Any
@@ -30,7 +31,7 @@ from cnnc.frontends.onnx import export_onnx
 from cnnc.report import table
 
 WORKER = Path(__file__).parent / "peer_worker.py"
-PEERS = ("onnxruntime", "openvino")
+PEERS = ("onnxruntime", "openvino", "ncnn")
 SIZES = {"unet": {"H": 256, "W": 256}, "yolo_body": {"H": 320, "W": 320}}
 
 
@@ -47,7 +48,7 @@ class Cell:
     percent_of_peak: float
     relative_error: float  # against onnxruntime, of the range
     load_seconds: float
-    resident_mb: float
+    resident_mb: float  # after the runs
 
 
 class Worker:
@@ -98,18 +99,15 @@ def measure(
     del graph
     workers = [Worker(runtime) for runtime in runtimes]
     try:
-        loads = [
-            w.ask(
-                do="load",
-                runtime=w.runtime,
-                model=str(model),
-                source=network,
-                sizes=sizes,
-                threads=threads,
-                input=str(folder / "x.npy"),
-            )["load_seconds"]
-            for w in workers
-        ]
+        request = {"model": str(model), "source": network, "sizes": sizes, "threads": threads}
+        loads = {}
+        for w in list(workers):
+            told = w.ask(do="load", runtime=w.runtime, input=str(folder / "x.npy"), **request)
+            loads[w.runtime] = told["load_seconds"]
+            if "refused" in told:
+                print(f"{network}, batch {batch}: {w.runtime} refuses: {told['refused'][:200]}")
+                workers.remove(w)
+                w.close()
         answers = []
         for w in workers:
             w.ask(do="answer", file=str(folder / "y.npy"))
@@ -119,7 +117,8 @@ def measure(
     finally:
         for w in workers:
             w.close()
-    wanted = answers[runtimes.index("onnxruntime") if "onnxruntime" in runtimes else 0]
+    names = [w.runtime for w in workers]
+    wanted = answers[names.index("onnxruntime") if "onnxruntime" in names else 0]
     span = float(np.abs(wanted).max()) or 1.0
     return [
         Cell(
@@ -131,10 +130,10 @@ def measure(
             round(1e3 * min(w.samples), 3),
             round(flops / median(w.samples) / 1e7 / (median(peaks) * threads), 1),
             float(f"{np.abs(y - wanted).max() / span:.1e}"),
-            round(load, 2),
+            round(loads[w.runtime], 2),
             round(resident),
         )
-        for w, y, load, resident in zip(workers, answers, loads, memory, strict=True)
+        for w, y, resident in zip(workers, answers, memory, strict=True)
     ]
 
 
@@ -161,7 +160,18 @@ def best_peer(cells: Sequence[Cell], ours: Cell) -> Cell | None:
 
 def print_table(cells: Sequence[Cell]) -> None:
     """Every cell, and the ratios."""
-    head = ("network", "threads", "batch", "runtime", "ms", "min ms", "% peak", "error", "load s")
+    head = (
+        "network",
+        "threads",
+        "batch",
+        "runtime",
+        "ms",
+        "min ms",
+        "% peak",
+        "error",
+        "load s",
+        "MB",
+    )
     rows = [
         (
             c.network,
@@ -173,6 +183,7 @@ def print_table(cells: Sequence[Cell]) -> None:
             c.percent_of_peak,
             f"{c.relative_error:.0e}",
             c.load_seconds,
+            c.resident_mb,
         )
         for c in cells
     ]
@@ -252,7 +263,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--batch", type=int, nargs="+", default=[1])
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--peers", nargs="*", default=PEERS)
+    installed = [peer for peer in PEERS if find_spec(peer)]
+    parser.add_argument("--peers", nargs="*", default=installed, choices=PEERS)
     parser.add_argument("--json", type=Path, help="write the cells to this file")
     parser.add_argument("--markdown", type=Path, help="write the table to this file")
     parser.add_argument("--svg", type=Path, help="write the chart to this file")
@@ -264,7 +276,7 @@ def main() -> None:
                 for batch in args.batch:
                     runtimes = ["cnnc", *args.peers]
                     cells += measure(network, runtimes, threads, batch, args.rounds, Path(folder))
-                    print(*(asdict(c) for c in cells[-len(runtimes) :]), sep="\n", file=sys.stderr)
+                    print(*(c for c in cells if c.network == network), sep="\n", file=sys.stderr)
     print_table(cells)
     if args.json:
         args.json.write_text(json.dumps([asdict(c) for c in cells], indent=2) + "\n")

@@ -108,7 +108,8 @@ def hostile(name: str, shape: tuple[int, ...]) -> Array:
         "huge": noise * 1e30,
         "tiny": noise * 1e-30,
     }
-    return images[name].astype(np.float32)
+    found: Array = images[name].astype(np.float32)
+    return found
 
 
 @pytest.mark.parametrize(
