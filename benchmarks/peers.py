@@ -5,8 +5,10 @@
 
 Every runtime is a process of its own and gets the same network, with the same weights, through
 ONNX export before any optimisation (BatchNormalization apart); cnnc reads its own file. Answers are
-compared first; a runtime that cannot do a network is left out there. Then the runtimes take turns, a few runs each, for several rounds; medians and
-minima are over all runs, the peak of fused multiply-adds is measured in the same run.
+compared first; a runtime that cannot do a network is left out there. Then the runtimes take turns,
+a few runs each, for several rounds; medians and minima are over all runs, the peak of fused
+multiply-adds is measured in the same run. ncnn is measured if `ncnn` and `pnnx` are installed; of
+pnnx only the program is needed: pip install --no-deps pnnx
 """
 
 from __future__ import annotations
@@ -31,7 +33,8 @@ from cnnc.frontends.onnx import export_onnx
 from cnnc.report import table
 
 WORKER = Path(__file__).parent / "peer_worker.py"
-PEERS = ("onnxruntime", "openvino", "ncnn")
+# Runtime -> the packages that it needs.
+PEERS = {"onnxruntime": ("onnxruntime",), "openvino": ("openvino",), "ncnn": ("ncnn", "pnnx")}
 SIZES = {"unet": {"H": 256, "W": 256}, "yolo_body": {"H": 320, "W": 320}}
 
 
@@ -263,7 +266,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--batch", type=int, nargs="+", default=[1])
     parser.add_argument("--rounds", type=int, default=7)
-    installed = [peer for peer in PEERS if find_spec(peer)]
+    installed = [peer for peer, needs in PEERS.items() if all(map(find_spec, needs))]
     parser.add_argument("--peers", nargs="*", default=installed, choices=PEERS)
     parser.add_argument("--json", type=Path, help="write the cells to this file")
     parser.add_argument("--markdown", type=Path, help="write the table to this file")
