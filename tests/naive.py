@@ -31,6 +31,7 @@ from cnnc.ir.ops import (
     LeakyRelu,
     MatMul,
     MaxPool2d,
+    Normalize,
     Pad,
     Reduction,
     Resampling,
@@ -397,6 +398,24 @@ def _reduction(op: Op, x: Doubles) -> Doubles:
     return y if op.keep else y.reshape([s for a, s in enumerate(x.shape) if a not in axes])
 
 
+def _normalize(op: Op, x: Doubles) -> Doubles:
+    assert isinstance(op, Normalize)
+    axes = [axis % x.ndim for axis in op.axes]
+    found: dict[tuple[int, ...], list[tuple[int, ...]]] = {}
+    for place in np.ndindex(x.shape):
+        group = [0 if axis in axes else at for axis, at in enumerate(place)]
+        if op.groups > 1:
+            group[1] = place[1] * op.groups // x.shape[1]
+        found.setdefault(tuple(group), []).append(place)
+    y = np.zeros_like(x)
+    for places in found.values():
+        mean = sum(x[place] for place in places) / len(places) if op.centred else 0.0
+        variance = sum((x[place] - mean) ** 2 for place in places) / len(places)
+        for place in places:
+            y[place] = (x[place] - mean) / np.sqrt(variance + op.epsilon)
+    return y
+
+
 def _largest(elements: list[float]) -> float:
     return math.nan if any(map(math.isnan, elements)) else max(elements, default=-math.inf)
 
@@ -534,6 +553,7 @@ NAIVE: Mapping[str, Callable[..., Doubles]] = {
     "batch_norm": _batch_norm,
     "softmax": _softmax,
     "reduce": _reduction,
+    "normalize": _normalize,
     "max_pool2d": _pool,
     "avg_pool2d": _pool,
     "global_avg_pool": _global_pool,

@@ -49,6 +49,7 @@ from cnnc.ir.ops import (
     MatMul,
     MaxPool2d,
     Mul,
+    Normalize,
     Pad,
     Pointwise,
     Reduction,
@@ -321,6 +322,21 @@ def _reduction(d: _Draw) -> Case:
     return d.with_epilogue(Reduction(how=how, axes=tuple(axes), keep=d.yes()), (x,))
 
 
+def _normalize(d: _Draw) -> Case:
+    shape = d.any_shape((4, 3, 2, 1, 5))
+    axes = [axis for axis in range(len(shape)) if d.yes()]
+    options = [1]
+    if 1 in axes and shape[1]:
+        options = [g for g in range(1, shape[1] + 1) if shape[1] % g == 0]
+    op = Normalize(
+        axes=tuple(axis - len(shape) if d.yes() else axis for axis in axes),
+        epsilon=d.one_of((1e-5, 0.1)),
+        centred=d.yes(),
+        groups=d.one_of(options),
+    )
+    return d.with_epilogue(op, (d.normal(*shape) + np.float32(d.one_of((0, 1, 20))),))
+
+
 def _unary(d: _Draw, kind: type[Unary]) -> Case:
     return d.attributes(kind), (3 * d.normal(*d.any_shape()),)
 
@@ -468,6 +484,7 @@ _FAMILIES: Mapping[type[Op], Callable[[_Draw], Case]] = {
     BatchNorm: _batch_norm,
     Softmax: _softmax,
     Reduction: _reduction,
+    Normalize: _normalize,
     MaxPool2d: lambda d: _pool(d, MaxPool2d),
     AvgPool2d: lambda d: _pool(d, AvgPool2d),
     GlobalAvgPool: lambda d: _global_pool(d, GlobalAvgPool),

@@ -15,7 +15,7 @@ from cnnc.codegen.kernels.common import (
     residuals,
     views,
 )
-from cnnc.codegen.kernels.strided import Nest, Stretch, strided
+from cnnc.codegen.kernels.strided import Stretch, nest_of
 from cnnc.ir.kernel import Kernel, Site
 from cnnc.ir.loops import Program, ProgramBuilder, Value, apply
 from cnnc.ir.op import Array
@@ -81,7 +81,8 @@ class ReduceKernel(Kernel):
         assert isinstance(site.op, Reduction)
         p = ProgramBuilder(self.name)
         (x,), extras, y = views(p, site, "x")
-        nest = self._nest(site, x, extras, y)
+        kept = [_restored(view, site) for view in (*extras, y)]
+        nest = nest_of(x, _axes(site), kept).joined()
         recipe = _RECIPES[site.op.how]
         elements = prod(site.operands[0].dims[axis] for axis in _axes(site))
 
@@ -93,20 +94,6 @@ class ReduceKernel(Kernel):
 
         nest.stretches(p, site.target.lanes, stretch)
         return p.finish()
-
-    def _nest(self, site: Site, x: View, extras: list[View], y: View) -> Nest:
-        """The axes that x, the extra operands and the result share, in this order."""
-        axes, rank = _axes(site), x.type.rank
-        sizes = list(x.type.dims)
-        marks = [axis in axes for axis in range(rank)]
-        blocked = self.block > 1
-        if blocked:
-            sizes[1:2] = [-(-sizes[1] // self.block)]
-            sizes.append(self.block)
-            marks.append(1 in axes)
-        kept = [_restored(view, site, axes) for view in (*extras, y)]
-        tensors = tuple(strided(view, rank, blocked) for view in (x, *kept))
-        return Nest(tuple(sizes), tuple(marks), tensors).joined()
 
 
 def _axes(site: Site) -> tuple[int, ...]:
@@ -122,9 +109,9 @@ def _blockable(site: Site, block: int) -> bool:
     return x.dims[1] % block == 0 if 1 in axes else site.result.rank == 4
 
 
-def _restored(view: View, site: Site, axes: tuple[int, ...]) -> View:
+def _restored(view: View, site: Site) -> View:
     """A view of the result, or of what broadcasts to it, with size 1 along the reduced axes."""
-    rank = site.operands[0].rank
+    axes, rank = _axes(site), site.operands[0].rank
     if site.result.rank == rank:
         return view
     rest = iter((1,) * (rank - len(axes) - view.type.rank) + view.type.dims)

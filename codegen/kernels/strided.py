@@ -52,6 +52,17 @@ def strided(view: View, rank: int, blocked: bool) -> Strided:
     return Strided(view.buffer, start, (*(0,) * (rank - len(dims)), *pitches, *inside))
 
 
+def nest_of(x: View, axes: Sequence[int], others: Sequence[View]) -> Nest:
+    """All axes of x, of which these are reduced; the other tensors broadcast to it."""
+    sizes, marks = list(x.type.dims), [axis in axes for axis in range(x.type.rank)]
+    if x.block > 1:
+        sizes[1] = -(-sizes[1] // x.block)
+        sizes.append(x.block)
+        marks.append(1 in axes)
+    tensors = tuple(strided(view, x.type.rank, x.block > 1) for view in (x, *others))
+    return Nest(tuple(sizes), tuple(marks), tensors)
+
+
 def _continues(far: Sequence[int], near: Sequence[int], size: int) -> bool:
     """Whether an axis goes on where the next one, of that size, ends: in every tensor."""
     return all(f == n * size for f, n in zip(far, near, strict=True))

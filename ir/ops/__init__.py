@@ -35,7 +35,7 @@ from cnnc.ir.ops.move import (
     Transpose,
     Trilu,
 )
-from cnnc.ir.ops.norm import BatchNorm, Softmax
+from cnnc.ir.ops.norm import BatchNorm, Normalize, Softmax
 from cnnc.ir.ops.pool import AvgPool2d, GlobalAvgPool, GlobalMaxPool, GlobalPool2d, MaxPool2d
 from cnnc.ir.ops.reduce import How, Reduction
 from cnnc.ir.ops.resize import Coordinates, Interpolation, Resize, ResizedAxis, Rounding
@@ -49,6 +49,7 @@ OPS: dict[str, type[Op]] = {
         Dense,
         MatMul,
         BatchNorm,
+        Normalize,
         Softmax,
         MaxPool2d,
         AvgPool2d,
@@ -129,6 +130,7 @@ __all__ = [
     "Min",
     "Mul",
     "Neg",
+    "Normalize",
     "Op",
     "Pad",
     "Pointwise",

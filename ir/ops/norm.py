@@ -8,8 +8,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from cnnc.ir.op import Array, Op
-from cnnc.ir.types import TensorType
+from cnnc.ir.op import Array, Fusable, Op
+from cnnc.ir.ops.reduce import check_axes
+from cnnc.ir.types import TensorType, known
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +58,68 @@ class BatchNorm(Op):
 
     def flops(self, operands: Sequence[TensorType], results: Sequence[TensorType]) -> int:
         return 2 * results[0].elements
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Normalize(Fusable):
+    """(x - mean) / sqrt(variance + epsilon), with mean and variance of groups of elements.
+
+    Scale and shift of a layer are a product and a sum, and become its epilogue.
+
+    Operands:
+        x: f32[...], rank >= 1.
+    Results:
+        y: as x.
+    Attributes:
+        axes: elements that differ in these axes alone have mean and variance in common.
+        epsilon: added to the variance.
+        centred: whether the mean is taken away; if not, the variance is the mean of the squares.
+        groups: axis 1, which is then among `axes`, is cut into so many groups of equal size,
+            each with a mean and variance of its own.
+    Raises:
+        ShapeError: an axis is not one of x's, is named twice, or cannot be cut into groups.
+    Source: ONNX InstanceNormalization-6, GroupNormalization-21, LayerNormalization-17,
+        RMSNormalization-23.
+    """
+
+    name: ClassVar[str] = "normalize"
+    operands: ClassVar[tuple[str, ...]] = ("x",)
+    axes: tuple[int, ...]
+    epsilon: float = 1e-5
+    centred: bool = True
+    groups: int = 1
+
+    def places(self, rank: int) -> tuple[int, ...]:
+        """The axes of an operand of this rank, counted from the first."""
+        return tuple(axis % rank for axis in self.axes)
+
+    def infer_anchor(self, x: TensorType) -> TensorType:
+        axes = check_axes(self, x, self.axes)
+        if self.groups != 1:
+            channels = known(x.shape[1]) if 1 in axes else None
+            if channels is None or self.groups < 1 or channels % self.groups:
+                raise self.fail(f"axis 1 of {x} cannot be cut into {self.groups} groups")
+        return TensorType(x.shape, x.dtype)
+
+    def evaluate_anchor(self, x: Array) -> Array:
+        if x.size == 0:
+            return x.copy()
+        axes, wide = self.places(x.ndim), x.astype(np.float64)
+        if self.groups > 1:
+            wide = wide.reshape(x.shape[0], self.groups, -1, *x.shape[2:])
+            axes = tuple(axis + (axis > 0) for axis in axes)
+        with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+            if self.centred:
+                wide = wide - wide.mean(axis=axes, keepdims=True)
+            variance = np.square(wide).mean(axis=axes, keepdims=True)
+            value = wide / np.sqrt(variance + self.epsilon)
+            return np.asarray(value.reshape(x.shape).astype(x.dtype))
+
+    def mixes_batch(self, operands: Sequence[TensorType]) -> bool:
+        return 0 in self.places(operands[0].rank)
+
+    def anchor_flops(self, operands: Sequence[TensorType], result: TensorType) -> int:
+        return (6 if self.centred else 3) * result.elements
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

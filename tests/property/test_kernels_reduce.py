@@ -23,12 +23,13 @@ from kernel_harness import (
 )
 from op_cases import TINY, Case, Limits, cases
 
+from cnnc.codegen.kernels.normalize import NormalizeKernel
 from cnnc.codegen.kernels.reduce import ReduceKernel
 from cnnc.ir.kernel import NO_HALO, Kernel
 from cnnc.ir.op import Op
-from cnnc.ir.ops import How, Reduction
+from cnnc.ir.ops import How, Normalize, Reduction
 
-KINDS: dict[str, type[Kernel]] = {"reduce": ReduceKernel}
+KINDS: dict[str, type[Kernel]] = {"reduce": ReduceKernel, "normalize": NormalizeKernel}
 SMALL = Limits(channels=70, side=14, batches=(1, 2, 3), work=100_000)
 halos = st.sampled_from([NO_HALO, NO_HALO, (1, 1, 1, 1), (0, 2, 1, 0), (3, 0, 0, 1)])
 
@@ -73,7 +74,11 @@ def test_native_agrees_with_the_interpreter(name: str) -> None:
 
 
 @pytest.mark.parametrize("target", presets(), ids=lambda target: target.name)
-@pytest.mark.parametrize("op", [Reduction(how=How.MAX, axes=(2, 3), keep=True)], ids=str)
+@pytest.mark.parametrize(
+    "op",
+    [Reduction(how=How.MAX, axes=(2, 3), keep=True), Normalize(axes=(2, 3))],
+    ids=lambda op: op.name,
+)
 def test_every_target_gets_code(op: Op, target: object) -> None:
     x = np.zeros((2, 21, 5, 7), np.float32)
     site = site_for(op, [x], [False], target)  # type: ignore[arg-type]
@@ -98,3 +103,24 @@ def test_every_reduction_of_numbers_that_are_not_finite(how: How, axes: tuple[in
         expected = np.asarray(op.evaluate(x))
     for kernel in kernels:
         assert_close(run_native(kernel, site, [x]), expected)
+
+
+@pytest.mark.parametrize("mean", [0.0, 1e4, -3e5])
+@pytest.mark.parametrize("axes, groups", [((2, 3), 1), ((1, 2, 3), 2), ((1,), 1), ((3,), 1)])
+def test_a_large_mean_costs_no_digits(mean: float, axes: tuple[int, ...], groups: int) -> None:
+    x = (np.random.default_rng(0).standard_normal((1, 32, 29, 31)) + mean).astype(np.float32)
+    op = Normalize(axes=axes, groups=groups)
+    site = site_for(op, [x], [False])
+    kernels = list(NormalizeKernel.candidates(site))
+    assert len(kernels) == 2
+    for kernel in kernels:
+        found = run_native(kernel, site, [x])
+        np.testing.assert_allclose(found, op.evaluate(x), rtol=1e-6, atol=3e-6)
+
+
+def test_what_is_all_the_same_has_no_variance() -> None:
+    x = np.full((1, 3, 7, 9), 0.1, np.float32)
+    for op in (Normalize(axes=(2, 3), epsilon=1e-18), Normalize(axes=(1,), epsilon=1e-18)):
+        site = site_for(op, [x], [False])
+        for kernel in NormalizeKernel.candidates(site):
+            assert np.isfinite(run_native(kernel, site, [x])).all()
