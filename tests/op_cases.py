@@ -140,6 +140,9 @@ class _Draw:
             return self.image()
         return (self.batch(), *(self.integer(1, self.limits.side) for _ in range(rank - 1)))
 
+    def five_axes(self) -> Shape:
+        return (self.batch(), *(self.integer(1, 6) for _ in range(4)))
+
     def normal(self, *shape: int) -> Floats:
         return self.random.standard_normal(shape, dtype=np.float32)
 
@@ -308,7 +311,7 @@ def _softmax(d: _Draw) -> Case:
 
 
 def _reduction(d: _Draw) -> Case:
-    shape = d.any_shape((4, 3, 2, 1, 5))
+    shape = d.five_axes() if d.one_of((0, 0, 1)) else d.any_shape()
     axes = [axis for axis in range(len(shape)) if d.yes()]
     axes = [axis - len(shape) if d.yes() else axis for axis in axes]
     how = d.one_of(tuple(How))
@@ -323,7 +326,7 @@ def _reduction(d: _Draw) -> Case:
 
 
 def _normalize(d: _Draw) -> Case:
-    shape = d.any_shape((4, 3, 2, 1, 5))
+    shape = d.five_axes() if d.one_of((0, 0, 1)) else d.any_shape()
     axes = [axis for axis in range(len(shape)) if d.yes()]
     options = [1]
     if 1 in axes and shape[1]:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 
 from cnnc.frontends.onnx.call import Call
-from cnnc.frontends.onnx.ops import elementwise, fold, linear, moves, norm, pool, resize
+from cnnc.frontends.onnx.ops import elementwise, fold, linear, moves, norm, normalize, pool, resize
 from cnnc.frontends.onnx.ops.elementwise import chain, simple, with_alpha
 from cnnc.frontends.onnx.ops.fold import Folder, computed, reduced
 from cnnc.frontends.onnx.ops.reduce import reduction
@@ -59,21 +59,27 @@ CONVERTERS: dict[str, Converter] = {
     "Gemm": linear.gemm,
     "GlobalAveragePool": pool.global_average_pool,
     "GlobalMaxPool": pool.global_max_pool,
+    "GroupNormalization": normalize.group_normalization,
     "HardSigmoid": elementwise.hard_sigmoid,
     "HardSwish": simple(HardSwish()),
     "Identity": moves.identity,
+    "InstanceNormalization": normalize.instance_normalization,
     "LRN": norm.lrn,
+    "LayerNormalization": normalize.layer_normalization,
     "LeakyRelu": with_alpha(LeakyRelu, 0.01),
+    "LpNormalization": normalize.lp_normalization,
     "MatMul": linear.matmul,
     "Max": chain(Max()),
     "MaxPool": pool.max_pool,
     "Mean": elementwise.mean,
+    "MeanVarianceNormalization": normalize.mean_variance_normalization,
     "Min": chain(Min()),
     "Mul": simple(Mul()),
     "Neg": simple(Neg()),
     "PRelu": elementwise.prelu,
     "Pad": moves.pad,
     "Pow": elementwise.power,
+    "RMSNormalization": normalize.rms_normalization,
     "Reciprocal": elementwise.reciprocal,
     "ReduceL1": reduction(How.L1),
     "ReduceL2": reduction(How.L2),

@@ -1,4 +1,4 @@
-"""Normalisation: batch, local response, softmax; and dropout."""
+"""Normalisation by given statistics, of neighbouring channels, softmax; and dropout."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from math import prod
 import numpy as np
 
 from cnnc.frontends.onnx.call import Call, Unsupported
+from cnnc.frontends.onnx.ops.normalize import SCALED, per_channel
 from cnnc.ir.ops import (
     Add,
     AvgPool2d,
@@ -15,10 +16,14 @@ from cnnc.ir.ops import (
     Dropout,
     Expand,
     Flatten,
+    How,
     Mul,
+    Normalize,
+    Reduction,
     Reshape,
     Softmax,
     Sqrt,
+    Sub,
 )
 
 _MOST_CHANNELS = 1 << 16
@@ -26,13 +31,43 @@ _EVAL = "export the model for inference (model.eval())"
 
 
 def batch_normalization(call: Call) -> None:
-    """BatchNormalization at inference."""
-    call.ignore("momentum")
-    call.want("training_mode", 0, _EVAL)
+    """BatchNormalization, by the statistics that it is given, or since opset 14 by x's own."""
     call.want("spatial", 1)
+    if call.flag("training_mode"):
+        return _training_batch_normalization(call)
+    call.ignore("momentum")
     if any(call.outputs[1:]):
         raise Unsupported("it has outputs for training", _EVAL)
-    call.result(BatchNorm(epsilon=call.real("epsilon", 1e-5)), *call.operands())
+    epsilon = call.real("epsilon", 1e-5)
+    call.ignore("is_test", "consumed_inputs")
+    if all(call.is_known(index) for index in range(1, 5)):
+        return call.result(BatchNorm(epsilon=epsilon), *call.operands())
+    x = call.operand(0)
+    scale, shift, mean, variance = (per_channel(call, index, x) for index in range(1, 5))
+    base = call.add(Add(), variance, call.scalar("epsilon", epsilon, x))
+    factor = call.add(Div(), scale, call.add(Sqrt(), base))
+    shift = call.add(Sub(), shift, call.add(Mul(), mean, factor))
+    return call.result(Add(), call.add(Mul(), x, factor), shift)
+
+
+def _training_batch_normalization(call: Call) -> None:
+    """As above, by the mean and variance of x itself, with which the running ones are updated."""
+    x, epsilon, momentum = call.operand(0), call.real("epsilon", 1e-5), call.real("momentum", 0.9)
+    axes = tuple(axis for axis in range(call.type(x).rank) if axis != 1)
+    scale, shift = (per_channel(call, index, x) for index in (1, 2))
+    mean = call.add(Reduction(how=How.MEAN, axes=axes, keep=True), x)
+    off = call.add(Sub(), x, mean)
+    found = (
+        call.add(Reduction(how=How.MEAN, axes=axes), x),
+        call.add(Reduction(how=How.MEAN, axes=axes), call.add(Mul(), off, off)),
+    )
+    call.result(Normalize(axes=axes, epsilon=epsilon, epilogue=SCALED), x, scale, shift)
+    for index, new in enumerate(found, 1):
+        if index < len(call.outputs) and call.outputs[index]:
+            old = call.operand(2 + index)
+            kept = call.add(Mul(), old, call.scalar("momentum", momentum, x))
+            rest = call.scalar("rest", 1 - momentum, x)
+            call.result(Add(), kept, call.add(Mul(), new, rest), output=index)
 
 
 def dropout(call: Call) -> None:
