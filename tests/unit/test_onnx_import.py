@@ -471,10 +471,6 @@ def test_refused(proto: Any, words: str | None) -> None:
 
 
 def test_training_is_refused() -> None:
-    constants = {f"c{i}": abs(floats(4)) for i in range(4)}
-    inputs = "x c0 c1 c2 c3"
-    norm = node("BatchNormalization", inputs, "y", training_mode=1)
-    refused(model([norm], {"x": X}, "y", constants), "training_mode=1", "model.eval()")
     drop = node("Dropout", "x r t", "y")
     truth = {"r": scalar(0.5), "t": np.array(True)}
     refused(model([drop], {"x": X}, "y", truth), "training_mode", "model.eval()")
