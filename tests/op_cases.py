@@ -176,7 +176,11 @@ class _Draw:
         """The op, sometimes with steps on its result."""
         result = op.infer(*types(own)).dims
         # What networks have: a bias, a scale for each channel, a residual.
-        usual = [result, ()] if len(result) < 4 else [result, (result[1], 1, 1), ()]
+        usual = (
+            [result, ()]
+            if len(result) < 4
+            else [result, (result[1], *(1,) * (len(result) - 2)), ()]
+        )
         steps: list[Step] = []
         extras: list[Floats] = []
         for _ in range(self.integer(0, self.limits.steps)):

@@ -9,7 +9,7 @@ from cnnc.codegen.kernels.dense import DenseKernel
 from cnnc.codegen.kernels.depthwise import Depthwise
 from cnnc.codegen.kernels.global_pool import GlobalPool
 from cnnc.codegen.kernels.matmul import MatMulKernel
-from cnnc.codegen.kernels.move import Alias, ConcatKernel, PadKernel, ReorderKernel
+from cnnc.codegen.kernels.move import Alias, ConcatKernel, ReorderKernel
 from cnnc.codegen.kernels.normalize import NormalizeKernel
 from cnnc.codegen.kernels.pointwise import PointwiseKernel
 from cnnc.codegen.kernels.pool import PoolKernel
