@@ -33,6 +33,7 @@ class _Core:
 
     fma: float = 2.0
     load: float = 2.0
+    adds: float = 0.0  # beside the multiply-adds, where elements in memory can be operands of both
     l2: float = 48.0
     l3: float = 10.0
 
@@ -42,7 +43,8 @@ _CORES: Mapping[str, _Core] = {
     "znver1": _Core(fma=1.0, load=1.0, l2=32.0, l3=16.0),  # two 128-bit units
     "znver2": _Core(l2=32.0, l3=16.0),
     "znver3": _Core(l2=32.0, l3=16.0),
-    "znver4": _Core(fma=1.0, load=1.0, l2=32.0, l3=16.0),  # 512 bits are two halves of 256
+    # 512 bits are two halves of 256: two units multiply and add, two more add.
+    "znver4": _Core(fma=1.0, load=1.0, adds=1.0, l2=32.0, l3=16.0),
     "znver5": _Core(l2=64.0, l3=16.0),
     "cannonlake": _Core(fma=1.0),
     "icelake-client": _Core(fma=1.0),
@@ -160,6 +162,7 @@ def _target(name: str, triple: str, cpu: str, features: str) -> Target:
         vector_bytes=width,
         registers=registers,
         fma_per_cycle=core.fma,
+        spare_adds_per_cycle=core.adds if width == 64 else 0.0,
         load_per_cycle=core.load,
         l2_bytes_per_cycle=core.l2,
         l3_bytes_per_cycle=core.l3,

@@ -21,6 +21,7 @@ class Target:
     vector_bytes: int = 64  # width of one vector register
     registers: int = 32  # number of vector registers
     fma_per_cycle: float = 2.0  # full-width fused multiply-adds that one core starts per cycle
+    spare_adds_per_cycle: float = 0.0  # full-width additions beside as many multiply-adds
     load_per_cycle: float = 2.0  # full-width loads per cycle from L1
     l1_bytes: int = 32 * 1024
     l2_bytes: int = 1024 * 1024  # per core

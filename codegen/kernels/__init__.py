@@ -2,6 +2,7 @@
 
 from cnnc.codegen.kernels.conv_direct import DirectConv
 from cnnc.codegen.kernels.conv_general import GeneralConv
+from cnnc.codegen.kernels.conv_paired import PairedConv
 from cnnc.codegen.kernels.conv_transpose import TransposedConv
 from cnnc.codegen.kernels.conv_transpose_general import GeneralTransposedConv
 from cnnc.codegen.kernels.conv_winograd import WinogradConv
@@ -25,6 +26,7 @@ KERNELS: dict[str, type[Kernel]] = {
     for kernel in (
         DirectConv,
         WinogradConv,
+        PairedConv,
         Depthwise,
         GeneralConv,
         TransposedConv,

@@ -1,0 +1,439 @@
+"""Convolution by inner products in pairs: a third of the multiplications become additions.
+
+Winograd's identity (1968) for two products,
+
+    w0 * x0 + w1 * x1 = (w0 + x1) * (w1 + x0) - w0 * w1 - x0 * x1,
+
+takes one multiply-add and two additions. The sum of all w0 * w1 is known when the model is
+compiled; the sum of x0 * x1 serves every output channel. Some cores start additions beside their
+multiply-adds (`Target.spare_adds_per_cycle`); there two channels in pairs and one on its own keep
+both kinds of units busy, for three products in the time of two.
+
+So of every three blocks of input channels the first two are paired, lane by lane, and the third is
+multiplied as usual; blocks that are left over and a partial last one are too.
+
+Rounding errors are those of terms like w0 * w1 and x0 * x1 that cancel. Each output channel's
+weights are therefore scaled by a power of two to the size that inputs have, nominally 1, and every
+other pair is taken with the opposite sign, so that the terms cancel as they are summed up. Errors
+grow with the distance of the inputs' size from 1: the estimate allows for a factor `SPAN` each way.
+Infinite inputs give NaN.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from cnnc.codegen.kernels.common import (
+    channel_counts,
+    epilogue_cycles,
+    extra_blocks,
+    extras_fit,
+    finish,
+    multiply_add,
+    pack_bias,
+    pack_extra,
+    pieces,
+    residuals,
+    split,
+    views,
+    window_halo,
+    zero_halo,
+)
+from cnnc.ir.kernel import NO_HALO, Halo, Kernel, Site
+from cnnc.ir.loops import Index, Program, ProgramBuilder, Reduce, TileRef, fma
+from cnnc.ir.op import Array
+from cnnc.ir.ops import Conv2d
+from cnnc.ir.types import DType
+
+TRIPLE = 3  # blocks of input channels: two in pairs, one on its own
+UNROLLED = 4  # lanes of a triple side by side in the code; even, as signs alternate
+CHUNKS = 16  # parts of the work that threads should find, where there are as many
+SPAN = 64.0  # how far from 1 the inputs' size may be for the stated error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairedConv(Kernel):
+    """Convolution in pairs of products, on a register tile of one output-channel block.
+
+    `tile` is (rows, columns) of pixels; `depth` is how many output-channel blocks are computed for
+    a strip of rows at a time: they share the sums of its inputs' products.
+    """
+
+    name: ClassVar[str] = "paired_conv"
+    approximate: ClassVar[bool] = True
+    tile: tuple[int, int]
+    depth: int
+
+    @classmethod
+    def candidates(cls, site: Site) -> Iterable[PairedConv]:
+        if not _fits(site):
+            return
+        target = site.target
+        blocks = -(-site.result.dims[1] // target.lanes)
+        for tile in _tiles(site):
+            strips = -(-site.result.dims[2] // tile[0])
+            panel = 4 * _Shape.of(site).panel(target.lanes)
+            depths = [
+                d
+                for d in range(1, blocks + 1)
+                if blocks % d == 0
+                and d * panel <= target.l2_bytes * 3 // 8
+                and blocks // d * strips >= CHUNKS
+            ]
+            yield cls(tile=tile, depth=max(depths, default=1))
+
+    def blocks(self, site: Site) -> tuple[tuple[int, ...], int]:
+        own, _ = split(site)
+        lanes = site.target.lanes
+        return (lanes, *(1,) * (len(own) - 1), *extra_blocks(site, lanes)), lanes
+
+    def halo(self, site: Site, operand: int) -> Halo:
+        return window_halo(site) if operand == 0 else NO_HALO
+
+    def in_place(self, site: Site) -> tuple[int, ...]:
+        # Every element of a residual is read just before the result's is written in its place.
+        return residuals(site)
+
+    # -- cost --------------------------------------------------------------------------------
+
+    def cycles(self, site: Site) -> float:
+        target, shape = site.target, _Shape.of(site)
+        images, out, oh, ow = site.result.dims
+        blocks = -(-out // target.lanes)
+        strips, parts = -(-oh // self.tile[0]), blocks // self.depth
+        tiles = sum(
+            down * across * self._tile_cycles(site, shape, height * width)
+            for _, height, down in pieces(oh, self.tile[0])
+            for _, width, across in pieces(ow, self.tile[1])
+        )
+        sums = parts * oh * ow * (shape.triples * shape.taps + 16.0)
+        work = images * (blocks * tiles + sums) + epilogue_cycles(site, target.lanes)
+        panel = 4 * shape.panel(target.lanes)
+        repeats = strips if self.depth * panel > target.l2_bytes * 3 // 4 else 1
+        source = 4 * site.operands[0].elements
+        moved = blocks * panel * repeats + site.result.elements * 4
+        moved += source * (parts if source > target.l2_bytes // 2 else 1)
+        # Prefetching hides half of the time that data takes from beyond L2.
+        return work + 0.5 * moved / target.stream_bytes_per_cycle(target.l2_bytes + 1)
+
+    @staticmethod
+    def _tile_cycles(site: Site, shape: _Shape, pixels: int) -> float:
+        target = site.target
+        # Single elements are loaded twice as fast as whole vectors.
+        triple = max(
+            2 * pixels / target.fma_per_cycle,
+            2 * pixels / target.spare_adds_per_cycle,
+            (3 + 3 * pixels / 2) / target.load_per_cycle,
+            8.0,
+        )
+        single = max(pixels / target.fma_per_cycle, (1 + pixels / 2) / target.load_per_cycle, 4.0)
+        steps = shape.triples * target.lanes * triple + shape.single(target.lanes) * single
+        return shape.taps * steps + 4 * pixels + 30
+
+    def relative_error(self, site: Site, weight: Array) -> float:
+        """Largest error against float64 on sample inputs, relative to the result's range.
+
+        The sample is some output channels and some windows of seeded noise, half of them cut off
+        at zero as after a relu, of a size `SPAN` times too small and too large.
+        """
+        rng = np.random.default_rng(0)
+        lanes, windows = site.target.lanes, 8
+        sample = weight[:: max(len(weight) // 8, 1)]
+        noise = rng.standard_normal((windows, *sample.shape[1:]))
+        noise[windows // 2 :] = np.maximum(noise[windows // 2 :], 0)
+        errors = []
+        for size in (1 / SPAN, SPAN):
+            x = (noise * size).astype(np.float32)
+            wanted = np.einsum("ochw,pchw->op", sample.astype(np.float64), x.astype(np.float64))
+            span = float(np.abs(wanted).max())
+            if span:
+                found = _emulate(sample, x, lanes)
+                errors.append(float(np.abs(found - wanted).max()) / span)
+        return max(errors, default=0.0)
+
+    # -- weights -----------------------------------------------------------------------------
+
+    def pack(self, site: Site, operand: int, array: Array) -> Array:
+        lanes = site.target.lanes
+        own, _ = split(site)
+        if operand == 1:
+            return self.pack_weight(array, lanes)
+        return pack_bias(array, lanes) if operand < len(own) else pack_extra(array, lanes)
+
+    def pack_weight(self, weight: Array, lanes: int) -> Array:
+        """The signs of the lanes, then for each output-channel block: where its sums start, what
+        they are scaled by, and the weights in the order of their use."""
+        out, channels, kh, kw = weight.shape
+        padded = np.zeros((-(-out // lanes) * lanes, channels, kh, kw), np.float32)
+        padded[:out] = weight
+        scaled, scale = _scaled(padded)
+        first, second, third, rest = _parts(scaled, lanes)
+        start = -_products(first, second)
+        # [block, lane of the result, triple, lane, kh, kw, which of three] and the others alike
+        sign = _signs(lanes)[:, None, None]
+        triples = np.stack([first, sign * second, third], -1)
+        order = triples.reshape(-1, lanes, *triples.shape[1:]).transpose(0, 2, 4, 5, 3, 6, 1)
+        count = len(padded) // lanes
+        pieces = [start.reshape(count, lanes), (1 / scale).reshape(count, lanes)]
+        pieces.append(order.reshape(count, -1))
+        left = rest.reshape(count, lanes, *rest.shape[1:])
+        for block, blocks, width in channel_counts(rest.shape[1], lanes):
+            part = left[:, :, block * lanes : block * lanes + blocks * width]
+            part = part.reshape(count, lanes, blocks, width, kh, kw)
+            pieces.append(part.transpose(0, 2, 4, 5, 3, 1).reshape(count, -1))
+        body = np.concatenate([p.astype(np.float32) for p in pieces], axis=1)
+        return np.concatenate([_signs(lanes), body.reshape(-1)])
+
+    # -- program -----------------------------------------------------------------------------
+
+    def program(self, site: Site) -> Program:
+        return _Writer(self, site).write()
+
+
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    """The numbers of a convolution's sums."""
+
+    channels: int
+    triples: int
+    kh: int
+    kw: int
+
+    @staticmethod
+    def of(site: Site) -> _Shape:
+        _, channels, kh, kw = site.operands[1].dims
+        return _Shape(channels, channels // (TRIPLE * site.target.lanes), kh, kw)
+
+    @property
+    def taps(self) -> int:
+        """Elements of a window."""
+        return self.kh * self.kw
+
+    def single(self, lanes: int) -> int:
+        """Channels behind the last triple."""
+        return self.channels - self.triples * TRIPLE * lanes
+
+    def panel(self, lanes: int) -> int:
+        """Elements of the packed weights of one output-channel block."""
+        return (2 + self.channels * self.taps) * lanes
+
+
+def _fits(site: Site) -> bool:
+    op, lanes = site.op, site.target.lanes
+    if not isinstance(op, Conv2d) or site.result.dtype is not DType.F32 or op.groups != 1:
+        return False
+    if site.constant[0] or not all(site.constant[1 : len(split(site)[0])]):
+        return False
+    if 0 in site.result.shape or 0 in site.operands[0].shape or not extras_fit(site, lanes):
+        return False
+    return site.target.spare_adds_per_cycle > 0 and _Shape.of(site).triples > 0
+
+
+def _tiles(site: Site) -> Iterator[tuple[int, int]]:
+    """Tiles of up to half the registers: LLVM keeps each sum in the register of a factor, which
+    leaves the others for moving sums about."""
+    oh, ow = site.result.dims[2:]
+    most = site.target.registers // 2
+    columns = pieces(ow, most)[0][1]
+    yield 1, columns
+    rows = min(most // columns, oh)
+    if rows > 1:
+        yield pieces(oh, rows)[0][1], columns
+
+
+def _signs(lanes: int) -> Array:
+    """+1 and -1 in turn: the sign with which a lane's pairs are taken."""
+    return np.resize(np.array([1, -1], np.float32), lanes)
+
+
+def _scaled(weight: Array) -> tuple[Array, Array]:
+    """(each output channel's weights scaled to a size of about 1, the powers of two)."""
+    size = np.sqrt(np.square(weight.astype(np.float64)).mean((1, 2, 3)))
+    exponent = np.log2(size, out=np.zeros_like(size), where=np.isfinite(size) & (size > 0))
+    scale = np.exp2(np.clip(-np.round(exponent), -100, 100)).astype(np.float32)
+    return weight * scale[:, None, None, None], scale
+
+
+def _parts(array: Array, lanes: int) -> tuple[Array, Array, Array, Array]:
+    """[N, C, kh, kw] as the three blocks of every triple, [N, triple, lane, kh, kw] each, and
+    the channels that are left over, [N, channel, kh, kw]."""
+    n, channels, kh, kw = array.shape
+    count = channels // (TRIPLE * lanes)
+    border = count * TRIPLE * lanes
+    blocks = array[:, :border].reshape(n, count, TRIPLE, lanes, kh, kw)
+    return blocks[:, :, 0], blocks[:, :, 1], blocks[:, :, 2], array[:, border:]
+
+
+def _products(first: Array, second: Array) -> Array:
+    """The sum over all pairs, with their signs, of [N, triple, lane, kh, kw]."""
+    product = first.astype(np.float64) * second
+    return np.einsum("ntlhw,l->n", product, _signs(product.shape[2]).astype(np.float64))
+
+
+def _emulate(weight: Array, x: Array, lanes: int) -> Array:
+    """What the kernel makes of windows [P, C, kh, kw] and weights [OC, C, kh, kw]: [OC, P]."""
+    scaled, scale = _scaled(weight)
+    w0, w1, w2, w3 = (part[:, None] for part in _parts(scaled, lanes))
+    x0, x1, x2, x3 = (part[None] for part in _parts(x, lanes))
+    sign = _signs(lanes)[:, None, None]
+    pairs = (w0 + sign * x1) * (sign * w1 + x0)
+    terms = np.stack([pairs, w2 * x2], 4).reshape(len(weight), len(x), -1)
+    rest = (w3 * x3).reshape(len(weight), len(x), -1)
+    starts = -_products(w0[:, 0], w1[:, 0])[:, None] - _products(x0[0], x1[0])[None]
+    starts = starts.astype(np.float32)
+    total = np.add.accumulate(np.concatenate([starts[..., None], terms, rest], 2), axis=2)[..., -1]
+    found: Array = total / scale[:, None]
+    return found
+
+
+class _Writer:
+    """Writes the loop nest; holds what its parts share."""
+
+    def __init__(self, kernel: PairedConv, site: Site) -> None:
+        assert isinstance(site.op, Conv2d)
+        self.kernel, self.site, self.op = kernel, site, site.op
+        self.p = ProgramBuilder(kernel.name)
+        inputs, self.extras, self.y = views(self.p, site, "x", "weight", "bias")
+        self.x, self.weight = inputs[0], inputs[1]
+        self.bias = inputs[2] if len(inputs) > 2 else None
+        self.shape, self.lanes = _Shape.of(site), site.target.lanes
+        self.sums = self.p.scratch("sums", kernel.tile[0] * site.result.dims[3])
+
+    def write(self) -> Program:
+        p, (images, out, oh, ow) = self.p, self.site.result.dims
+        rows, columns = self.kernel.tile
+        down, across = pieces(oh, rows), pieces(ow, columns)
+        strips = sum(count for _, _, count in down)
+        depth = self.kernel.depth
+        parts = -(-out // self.lanes) // depth
+        with p.parallel("t", 0, images * parts * strips) as t:
+            part, strip = p.let("part", t // strips % parts), p.let("strip", t % strips)
+            image = p.let("n", t // (strips * parts)) if images > 1 else Index(0)
+            first = 0
+            for start, height, count in down:
+                # One strip of rows of this height; the last strip may be lower.
+                with p.when(strip, first, first + count):
+                    row = p.let("oh", (strip - first) * height + start)
+                    self.sum_up(image, row, height)
+                    with p.loop("g", 0, depth) as g:
+                        block = p.let("block", part * depth + g)
+                        for left, width, times in across:
+                            with p.loop("j", 0, times) as j:
+                                place = (image, block, row, j * width + left)
+                                self.tile(place, height, width)
+                first += count
+        zero_halo(p, self.y)
+        return p.finish()
+
+    def window(self, row: Index, column: Index) -> tuple[Index, Index]:
+        """Where the window of a pixel starts; the halo holds what lies outside the map."""
+        (down, across), (top, left) = self.op.stride, self.op.pad[:2]
+        return row * down - top, column * across - left
+
+    def sum_up(self, image: Index, row: Index, height: int) -> None:
+        """For each pixel of a strip the products of its window's paired inputs, summed."""
+        p, lanes, shape = self.p, self.lanes, self.shape
+        ow = self.site.result.dims[3]
+        across = self.op.stride[1] * self.x.pitch(3)
+        signs = p.bind("signs", p.load(self.weight.buffer, 0, lanes))
+        with p.loop("r", 0, height) as r:
+            for start, width, times in pieces(ow, 8):
+                with p.loop("j", 0, times) as j:
+                    column = p.let("column", j * width + start)
+                    total = p.tile("total", (width,), lanes)
+                    top, left = self.window(row + r, column)
+                    with p.loop("c", 0, shape.triples) as c:
+                        with p.loop("i", 0, shape.kh) as i, p.loop("k", 0, shape.kw) as k:
+                            y, x = top + i * self.op.dilation[0], left + k * self.op.dilation[1]
+                            at = self.x.at(image, c * TRIPLE, y, x)
+                            with p.unroll("q", width) as q:
+                                one = p.load(self.x.buffer, at + q * across, lanes)
+                                there = at + q * across + self.x.pitch(1)
+                                other = p.load(self.x.buffer, there, lanes)
+                                p.set(total[q], fma(one, other, total[q]))
+                    with p.unroll("q", width) as q:
+                        p.store(self.sums, r * ow + column + q, Reduce(1, "add", total[q] * signs))
+
+    def tile(self, place: tuple[Index, Index, Index, Index], height: int, width: int) -> None:
+        """height x width results of one output-channel block, from `place` on."""
+        p, lanes = self.p, self.lanes
+        image, block, row, column = place
+        ow = self.site.result.dims[3]
+        packed = p.let("packed", block * self.shape.panel(lanes) + lanes)
+        acc = p.tile("acc", (1, height, width), lanes)
+        start = p.bind("start", p.load(self.weight.buffer, packed, lanes))
+        with p.unroll("r", height) as r, p.unroll("q", width) as q:
+            known = p.load(self.sums, column + r * ow + q, lanes, stride=0)
+            p.set(acc[0, r, q], start - known)
+        self.accumulate(acc, image, self.window(row, column), packed + 2 * lanes)
+        scale = p.bind("scale", p.load(self.weight.buffer, packed + lanes, lanes))
+        bias = None
+        if self.bias is not None:
+            bias = p.bind("bias", p.load(self.bias.buffer, block * lanes, lanes))
+        with p.unroll("r", height) as r, p.unroll("q", width) as q:
+            at = (image, block, row + r, column + q)
+            value = acc[0, r, q] * scale if bias is None else fma(acc[0, r, q], scale, bias)
+            result = finish(p, self.site, p.bind("y", value), self.extras, *at)
+            p.store(self.y.buffer, self.y.at(*at), result)
+
+    def accumulate(
+        self, acc: TileRef, image: Index, window: tuple[Index, Index], packed: Index
+    ) -> None:
+        """All input channels and taps into the tile."""
+        p, shape, lanes = self.p, self.shape, self.lanes
+        pitches = self.op.stride[0] * self.x.pitch(2), self.op.stride[1] * self.x.pitch(3)
+        step = TRIPLE * lanes  # weights of a lane of a triple
+        with p.loop("c", 0, shape.triples) as c:
+            with p.loop("i", 0, shape.kh) as i, p.loop("k", 0, shape.kw) as k:
+                tap = (c * shape.kh + i) * shape.kw + k
+                origin = self.origin(image, c * TRIPLE, window, i, k)
+                with p.loop("s", 0, lanes // UNROLLED) as s:
+                    lane = p.let("lane", origin + s * UNROLLED)
+                    weights = p.let("weights", packed + (tap * lanes + s * UNROLLED) * step)
+                    for u in range(UNROLLED):
+                        self.triple(acc, weights + u * step, lane + u, pitches, u % 2 == 1)
+        packed = packed + shape.triples * shape.taps * lanes * step
+        for first, count, channels in channel_counts(shape.single(lanes), lanes):
+            with p.loop("c", 0, count) as c:
+                with p.loop("i", 0, shape.kh) as i, p.loop("k", 0, shape.kw) as k:
+                    tap = (c * shape.kh + i) * shape.kw + k
+                    block = c + (shape.triples * TRIPLE + first)
+                    origin = self.origin(image, block, window, i, k)
+                    weights = packed + tap * (channels * lanes)
+                    with p.unroll("u", channels) as lane:
+                        at = weights + lane * lanes
+                        multiply_add(
+                            p, acc, self.weight.buffer, at, self.x.buffer, origin + lane, pitches
+                        )
+            packed = packed + count * shape.taps * channels * lanes
+
+    def origin(
+        self, image: Index, block: Index, window: tuple[Index, Index], i: Index, k: Index
+    ) -> Index:
+        """Where a block of input channels lies under a tap of the tile's first pixel."""
+        y, x = window[0] + i * self.op.dilation[0], window[1] + k * self.op.dilation[1]
+        return self.x.at(image, block, y, x)
+
+    def triple(
+        self, acc: TileRef, packed: Index, source: Index, pitches: tuple[int, int], minus: bool
+    ) -> None:
+        """Three channels into the tile: two as a pair, taken with the opposite sign if `minus`:
+        (w0 - x1) * (x0 - w1), with -w1 for a weight."""
+        p, lanes = self.p, self.lanes
+        w0, w1 = (
+            p.bind("w", p.load(self.weight.buffer, packed + b * lanes, lanes)) for b in range(2)
+        )
+        # Each element is loaded where it is used: as an operand in memory it takes no register.
+        with p.unroll("r", acc.shape[1]) as r, p.unroll("q", acc.shape[2]) as q:
+            at = source + r * pitches[0] + q * pitches[1]
+            x0 = p.load(self.x.buffer, at, lanes, stride=0)
+            x1 = p.load(self.x.buffer, at + self.x.pitch(1), lanes, stride=0)
+            left = w0 - x1 if minus else w0 + x1
+            p.set(acc[0, r, q], fma(left, w1 + x0, acc[0, r, q]))
+        third = source + 2 * self.x.pitch(1)
+        weight = self.weight.buffer
+        multiply_add(p, acc, weight, packed + 2 * lanes, self.x.buffer, third, pitches)
