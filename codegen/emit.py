@@ -25,6 +25,7 @@ from cnnc.ir.loops import (
     Let,
     Load,
     Loop,
+    Prefetch,
     Program,
     Read,
     Reduce,
@@ -394,6 +395,8 @@ class _Emitter:
                     self.registers[self.register(statement.tile, statement.at)] = value
                 case Store():
                     self.store(statement)
+                case Prefetch():
+                    self.prefetch(statement)
                 case When():
                     self.when(statement)
                 case Loop(kind=Kind.UNROLL):
@@ -419,6 +422,12 @@ class _Emitter:
                 element = self.value_line(f"extractelement {type} {value}, i64 {lane}")
                 address = self.address(store.buffer, store.offset, lane * store.stride)
                 self.line(f"store float {element}, ptr {address}, align 4")
+
+    def prefetch(self, prefetch: Prefetch) -> None:
+        address = self.address(prefetch.buffer, prefetch.offset)
+        # For reading, into all levels, as data.
+        arguments = (("ptr", address), ("i32", "0"), ("i32", "3"), ("i32", "1"))
+        self.line(self.intrinsic("prefetch.p0", "void", *arguments))
 
     def unrolled(self, loop: Loop) -> None:
         start, stop = self.whole(loop.start), self.whole(loop.stop)

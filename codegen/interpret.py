@@ -26,6 +26,7 @@ from cnnc.ir.loops import (
     Let,
     Load,
     Loop,
+    Prefetch,
     Program,
     Read,
     Reduce,
@@ -88,6 +89,8 @@ class _Interpreter:
                     count = statement.count or statement.value.lanes
                     span = self.span(statement.buffer, statement.offset, statement.stride, count)
                     self.memory[statement.buffer][span] = value[:count]
+                case Prefetch():
+                    pass
                 case When():
                     low, high = self.index(statement.low), self.index(statement.high)
                     if low <= self.index(statement.index) < high:

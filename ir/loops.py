@@ -381,6 +381,14 @@ class Store:
 
 
 @dataclass(frozen=True, slots=True)
+class Prefetch:
+    """Asks for the cache line of an element that is read soon; beyond the buffer nothing comes."""
+
+    buffer: str
+    offset: Index
+
+
+@dataclass(frozen=True, slots=True)
 class When:
     """Runs the body if `low <= index < high`."""
 
@@ -390,7 +398,7 @@ class When:
     body: tuple[Statement, ...]
 
 
-Statement = Loop | Let | Tile | Assign | Store | When
+Statement = Loop | Let | Tile | Assign | Store | Prefetch | When
 
 
 @dataclass(frozen=True, slots=True)
@@ -532,6 +540,10 @@ class ProgramBuilder:
         count = 0 if count == value.lanes else count
         self._bodies[-1].append(Store(buffer, Index.of(offset), value, stride, count))
 
+    def prefetch(self, buffer: str, offset: Index | int) -> None:
+        """Asks for a cache line ahead of its use."""
+        self._bodies[-1].append(Prefetch(buffer, Index.of(offset)))
+
     def finish(self) -> Program:
         """The program."""
         assert len(self._bodies) == 1, "a loop is still open"
@@ -573,3 +585,5 @@ def _print_body(body: Sequence[Statement], depth: int) -> Iterator[str]:
             case Store():
                 span = _span(s.offset, s.value.lanes, s.stride, s.count)
                 yield f"{pad}{s.buffer}[{span}] = {s.value}"
+            case Prefetch():
+                yield f"{pad}prefetch {s.buffer}[{s.offset}]"

@@ -52,6 +52,7 @@ from cnnc.ir.types import DType
 TRIPLE = 3  # blocks of input channels: two in pairs, one on its own
 UNROLLED = 4  # lanes of a triple side by side in the code; even, as signs alternate
 CHUNKS = 16  # parts of the work that threads should find, where there are as many
+AHEAD = 64  # vectors of weights from where they are used to where they are asked for
 SPAN = 64.0  # how far from 1 the inputs' size may be for the stated error
 
 
@@ -271,7 +272,8 @@ def _parts(array: Array, lanes: int) -> tuple[Array, Array, Array, Array]:
 def _products(first: Array, second: Array) -> Array:
     """The sum over all pairs, with their signs, of [N, triple, lane, kh, kw]."""
     product = first.astype(np.float64) * second
-    return np.einsum("ntlhw,l->n", product, _signs(product.shape[2]).astype(np.float64))
+    sums: Array = np.einsum("ntlhw,l->n", product, _signs(product.shape[2]).astype(np.float64))
+    return sums
 
 
 def _emulate(weight: Array, x: Array, lanes: int) -> Array:
@@ -285,8 +287,9 @@ def _emulate(weight: Array, x: Array, lanes: int) -> Array:
     rest = (w3 * x3).reshape(len(weight), len(x), -1)
     starts = -_products(w0[:, 0], w1[:, 0])[:, None] - _products(x0[0], x1[0])[None]
     starts = starts.astype(np.float32)
-    total = np.add.accumulate(np.concatenate([starts[..., None], terms, rest], 2), axis=2)[..., -1]
-    found: Array = total / scale[:, None]
+    # As the kernel sums up: one term after the other, in float32.
+    sums = np.cumsum(np.concatenate([starts[..., None], terms, rest], 2), axis=2)
+    found: Array = sums[..., -1] / scale[:, None]
     return found
 
 
@@ -424,6 +427,8 @@ class _Writer:
         """Three channels into the tile: two as a pair, taken with the opposite sign if `minus`:
         (w0 - x1) * (x0 - w1), with -w1 for a weight."""
         p, lanes = self.p, self.lanes
+        for b in range(TRIPLE):
+            p.prefetch(self.weight.buffer, packed + (AHEAD + b) * lanes)
         w0, w1 = (
             p.bind("w", p.load(self.weight.buffer, packed + b * lanes, lanes)) for b in range(2)
         )

@@ -1,0 +1,141 @@
+"""Convolution in pairs of products: right, steady, and as exact as it says."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from kernel_harness import assert_close, planned, run_interpreted, run_native, site_for
+
+from cnnc.codegen.emit import emit_function
+from cnnc.codegen.host import assembly, named_target, native_target
+from cnnc.codegen.kernels.conv_paired import SPAN, TRIPLE, PairedConv
+from cnnc.ir.kernel import NO_HALO, Site
+from cnnc.ir.op import Array, Step
+from cnnc.ir.ops import Add, Conv2d, Relu
+from cnnc.ir.target import Target
+
+Draw = Callable[[st.SearchStrategy[Any]], Any]
+
+
+def adding(target: Target) -> Target:
+    """The target, said to have units to spare for additions."""
+    return replace(target, spare_adds_per_cycle=target.fma_per_cycle)
+
+
+TARGET = adding(native_target())
+FEWEST = TRIPLE * TARGET.lanes  # input channels
+
+
+def numbers(seed: int, *shape: int) -> Array:
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def layer(op: Conv2d, *arrays: Array) -> Site:
+    constant = [False, True, True, False][: len(arrays)]
+    return site_for(op, arrays, constant, TARGET)
+
+
+def only(site: Site) -> PairedConv:
+    """Any one of the candidates."""
+    return next(iter(PairedConv.candidates(site)))
+
+
+@st.composite
+def layers(draw: Draw) -> tuple[Conv2d, list[Array]]:
+    channels = FEWEST * draw(st.integers(1, 2)) + draw(st.integers(0, 2 * TARGET.lanes + 3))
+    kernel = draw(st.integers(1, 3)), draw(st.integers(1, 3))
+    op = Conv2d(
+        stride=(draw(st.integers(1, 2)), draw(st.integers(1, 2))),
+        pad=(draw(st.integers(0, 2)), 1, draw(st.integers(0, 1)), 2),
+        dilation=(draw(st.integers(1, 2)), 1),
+    )
+    seed, out = draw(st.integers(0, 2**16)), draw(st.integers(1, 3 * TARGET.lanes))
+    size = draw(st.integers(5, 12)), draw(st.integers(5, 30))
+    scale = np.float32(draw(st.sampled_from([1 / SPAN, 0.1, 1.0, 8.0, SPAN])))
+    x = numbers(seed, draw(st.integers(1, 2)), channels, *size) * scale
+    w = numbers(seed + 1, out, channels, *kernel) * np.float32(draw(st.sampled_from([1e-3, 1, 50])))
+    arrays = [x, w]
+    if draw(st.booleans()):
+        arrays.append(numbers(seed + 2, out))
+        if draw(st.booleans()):
+            arrays.append(numbers(seed + 3, *op.evaluate(*arrays).shape))
+            op = replace(op, epilogue=(Step(Add()), Step(Relu())))
+    return op, arrays
+
+
+@settings(max_examples=25, deadline=None)
+@given(case=layers(), data=st.data())
+def test_it_computes_a_convolution(case: tuple[Conv2d, list[Array]], data: st.DataObject) -> None:
+    op, arrays = case
+    site = layer(op, *arrays)
+    kernel = data.draw(st.sampled_from(list(PairedConv.candidates(site))))
+    halo = data.draw(st.sampled_from([NO_HALO, (1, 1, 1, 1), (0, 2, 1, 0)]))
+    found = run_native(kernel, site, arrays, halo=halo, spare=data.draw(st.integers(0, 1)))
+    assert_close(found, op.evaluate(*arrays))
+
+
+def test_the_interpreter_agrees() -> None:
+    arrays = [numbers(1, 1, FEWEST + 5, 3, 4), numbers(2, 5, FEWEST + 5, 1, 2), numbers(3, 5)]
+    site = layer(Conv2d(stride=(1, 2)), *arrays)
+    kernel = only(site)
+    assert_close(run_native(kernel, site, arrays), run_interpreted(kernel, site, arrays), 1e-5)
+
+
+def test_what_is_not_a_number_stays_where_it_is() -> None:
+    x, w = numbers(1, 1, FEWEST, 6, 6), numbers(2, 20, FEWEST, 3, 3)
+    x[0, 7, 2, 4], x[0, FEWEST - 1, 5, 0] = np.nan, np.nan
+    op = Conv2d(pad=(1, 1, 1, 1))
+    site = layer(op, x, w)
+    assert_close(run_native(only(site), site, [x, w]), op.evaluate(x, w))
+
+
+@pytest.mark.parametrize("size", [1 / SPAN, 1.0, SPAN])
+def test_the_stated_error_holds_within_the_span(size: float) -> None:
+    x = numbers(1, 1, 4 * FEWEST, 7, 7) * np.float32(size)
+    w = numbers(2, 40, 4 * FEWEST, 1, 1)
+    site = layer(Conv2d(), x, w)
+    kernel = only(site)
+    wanted = np.einsum("ochw,ncyx->noyx", w.astype(np.float64), x.astype(np.float64))
+    error = np.abs(run_native(kernel, site, [x, w]) - wanted).max() / np.abs(wanted).max()
+    stated = kernel.relative_error(site, w)
+    assert error <= 4 * stated < 1e-4  # which is that of a small sample
+    assert size != 1 or error < 1e-6
+
+
+def test_a_layer_of_zeros_is_exact() -> None:
+    w = np.zeros((3, FEWEST, 1, 1), np.float32)
+    site = layer(Conv2d(), numbers(1, 1, FEWEST, 2, 2), w)
+    assert only(site).relative_error(site, w) == 0.0
+
+
+def test_it_needs_units_that_add_and_a_triple_of_blocks() -> None:
+    def kernels(target: Target, channels: int, groups: int = 1) -> list[PairedConv]:
+        arrays = [numbers(1, 1, channels * groups, 4, 4), numbers(2, 2 * groups, channels, 1, 1)]
+        site = site_for(Conv2d(groups=groups), arrays, [False, True], target)
+        return list(PairedConv.candidates(site))
+
+    assert kernels(TARGET, FEWEST)
+    assert not kernels(TARGET, FEWEST - 1)
+    assert not kernels(TARGET, FEWEST, groups=2)
+    assert not kernels(replace(TARGET, spare_adds_per_cycle=0.0), FEWEST)
+
+
+def test_inner_loops_add_from_memory_and_keep_to_registers() -> None:
+    target = adding(named_target("x86-64-v4"))
+    arrays = [numbers(1, 1, 96, 14, 14), numbers(2, 64, 96, 1, 1), numbers(3, 64)]
+    site = site_for(Conv2d(), arrays, [False, True, True], target)
+    for kernel in PairedConv.candidates(site):
+        text, declared = emit_function(kernel.program(planned(kernel, site)), "kernel", target)
+        width = f'"prefer-vector-width"="{8 * target.vector_bytes}"'
+        module = "\n".join([*sorted(declared), text, f"attributes #0 = {{ {width} }}\n"])
+        blocks = re.split(r"\n\.L\w+:", assembly(module, target))
+        body = max(blocks, key=lambda block: block.count("vaddps"))
+        assert "{1to16}" in body and "vbroadcastss" not in body
+        assert not [line for line in body.splitlines() if "%rsp" in line and "zmm" in line]
