@@ -43,6 +43,10 @@ from cnnc.ir.target import Target
 Register = tuple[str, tuple[int, ...]]
 Place = tuple[str, int]  # an SSA name and the depth of the scope it was computed in
 
+_ALIGN = {"float": 4, "i8": 1}
+_SUFFIX = {"float": "f32", "i8": "i8"}
+_ORDERS = {"less": "olt", "less_equal": "ole", "equal": "oeq"}
+
 
 @dataclass
 class _Scope:
@@ -66,7 +70,12 @@ def emit_function(
 
 def vector_type(lanes: int) -> str:
     """The LLVM type of a value."""
-    return "float" if lanes == 1 else f"<{lanes} x float>"
+    return memory_type("float", lanes)
+
+
+def memory_type(element: str, lanes: int) -> str:
+    """The LLVM type of `lanes` elements."""
+    return element if lanes == 1 else f"<{lanes} x {element}>"
 
 
 def float_text(number: float) -> str:
@@ -208,16 +217,21 @@ class _Emitter:
         whole = self.whole(index)
         return str(whole) if isinstance(whole, int) else whole[0]
 
+    def element(self, buffer: str) -> str:
+        """The LLVM type of an element in memory."""
+        return "i8" if buffer in self.program.truths else "float"
+
     def address(self, buffer: str, offset: Index, extra: int = 0) -> str:
+        element = self.element(buffer)
         constant, places = self.resolve(offset)
         pointer, depth = f"%{buffer}", 0
         if places:
             index, depth = self.linear(places)
-            text = f"getelementptr float, ptr {pointer}, i64 {index}"
+            text = f"getelementptr {element}, ptr {pointer}, i64 {index}"
             pointer, _ = self.placed(depth, ("gep", buffer, index), text)
         if constant + extra == 0:
             return pointer
-        return self.value_line(f"getelementptr float, ptr {pointer}, i64 {constant + extra}")
+        return self.value_line(f"getelementptr {element}, ptr {pointer}, i64 {constant + extra}")
 
     # -- values ------------------------------------------------------------------------------
 
@@ -270,23 +284,31 @@ class _Emitter:
         )
 
     def load(self, load: Load) -> str:
-        count = load.count or load.lanes
-        vector = vector_type(load.lanes)
+        found = self.loaded(load)
+        if load.buffer not in self.program.truths:
+            return found
+        bytes, vector = memory_type("i8", load.lanes), vector_type(load.lanes)
+        return self.value_line(f"uitofp {bytes} {found} to {vector}")
+
+    def loaded(self, load: Load) -> str:
+        """What is in memory, in its own type."""
+        count, element = load.count or load.lanes, self.element(load.buffer)
+        vector, align = memory_type(element, load.lanes), _ALIGN[element]
         if load.lanes == 1 or (load.stride == 1 and count == load.lanes):
             address = self.address(load.buffer, load.offset)
-            return self.value_line(f"load {vector}, ptr {address}, align 4")
+            return self.value_line(f"load {vector}, ptr {address}, align {align}")
         if load.stride == 1:
             address = self.address(load.buffer, load.offset)
             mask = (f"<{load.lanes} x i1>", _mask(count, load.lanes))
-            name = f"masked.load.v{load.lanes}f32.p0"
+            name = f"masked.load.v{load.lanes}{_SUFFIX[element]}.p0"
             pointer, other = ("ptr", address), (vector, "zeroinitializer")
             return self.value_line(self.intrinsic(name, vector, pointer, mask, other))
         result = "zeroinitializer"
         for lane in range(count):
             address = self.address(load.buffer, load.offset, lane * load.stride)
-            element = self.value_line(f"load float, ptr {address}, align 4")
+            one = self.value_line(f"load {element}, ptr {address}, align {align}")
             result = self.value_line(
-                f"insertelement {vector} {result}, float {element}, i64 {lane}"
+                f"insertelement {vector} {result}, {element} {one}, i64 {lane}"
             )
         return result
 
@@ -314,8 +336,8 @@ class _Emitter:
                 return self.select(
                     apply.lanes, "ord", a, a, self.select(apply.lanes, "ogt", a, b, a, b), a
                 )
-            case "less":
-                return self.select(apply.lanes, "olt", *args)
+            case "less" | "less_equal" | "equal":
+                return self.select(apply.lanes, _ORDERS[apply.function], *args)
             case "reciprocal":
                 return self.reciprocal(args[0], apply.lanes)
             case "pow2":
@@ -406,22 +428,30 @@ class _Emitter:
 
     def store(self, store: Store) -> None:
         value = self.value(store.value)
-        lanes = store.value.lanes
+        lanes, element = store.value.lanes, self.element(store.buffer)
         count = store.count or lanes
-        type = vector_type(lanes)
+        type, align = memory_type(element, lanes), _ALIGN[element]
+        if store.buffer in self.program.truths:
+            value = self.truth(value, lanes)
         if lanes == 1 or (store.stride == 1 and count == lanes):
             address = self.address(store.buffer, store.offset)
-            self.line(f"store {type} {value}, ptr {address}, align 4")
+            self.line(f"store {type} {value}, ptr {address}, align {align}")
         elif store.stride == 1:
             address = self.address(store.buffer, store.offset)
             mask = (f"<{lanes} x i1>", _mask(count, lanes))
-            name = f"masked.store.v{lanes}f32.p0"
+            name = f"masked.store.v{lanes}{_SUFFIX[element]}.p0"
             self.line(self.intrinsic(name, "void", (type, value), ("ptr", address), mask))
         else:
             for lane in range(count):
-                element = self.value_line(f"extractelement {type} {value}, i64 {lane}")
+                one = self.value_line(f"extractelement {type} {value}, i64 {lane}")
                 address = self.address(store.buffer, store.offset, lane * store.stride)
-                self.line(f"store float {element}, ptr {address}, align 4")
+                self.line(f"store {element} {one}, ptr {address}, align {align}")
+
+    def truth(self, value: str, lanes: int) -> str:
+        """A byte for each lane: whether the value is not zero, which NaN is not."""
+        type, bits = vector_type(lanes), memory_type("i1", lanes)
+        found = self.value_line(f"fcmp une {type} {value}, {_zero(lanes)}")
+        return self.value_line(f"zext {bits} {found} to {memory_type('i8', lanes)}")
 
     def prefetch(self, prefetch: Prefetch) -> None:
         address = self.address(prefetch.buffer, prefetch.offset)

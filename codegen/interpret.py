@@ -41,16 +41,17 @@ from cnnc.ir.loops import (
 )
 
 Floats = NDArray[np.float32]
+Buffer = NDArray[np.float32] | NDArray[np.bool_]
 
 
 def interpret(
-    program: Program, buffers: Mapping[str, Floats], tid: int = 0, threads: int = 1
+    program: Program, buffers: Mapping[str, Buffer], tid: int = 0, threads: int = 1
 ) -> None:
     """Runs one thread's share of a program, writing into `buffers`.
 
     Args:
         program: what to run.
-        buffers: a flat array for each buffer that is not scratch.
+        buffers: a flat array for each buffer that is not scratch, of bool where it holds truths.
         tid: which of the threads to be, 0 <= tid < threads.
         threads: among how many the parallel loops are shared out.
 
@@ -60,14 +61,14 @@ def interpret(
     """
     shared = program.buffers[: len(program.buffers) - len(program.scratch)]
     own = zip(program.buffers[len(shared) :], program.scratch, strict=True)
-    memory = {name: buffers[name] for name in shared}
+    memory: dict[str, Buffer] = {name: buffers[name] for name in shared}
     memory |= {name: np.full(length, np.nan, np.float32) for name, length in own}
     with np.errstate(all="ignore"):
         _Interpreter(program.name, memory, tid, threads).body(program.body)
 
 
 class _Interpreter:
-    def __init__(self, name: str, memory: dict[str, Floats], tid: int, threads: int) -> None:
+    def __init__(self, name: str, memory: dict[str, Buffer], tid: int, threads: int) -> None:
         self.name, self.memory, self.tid, self.threads = name, memory, tid, threads
         self.variables: dict[str, int] = {}
         self.tiles: dict[str, dict[tuple[int, ...], Floats]] = {}
@@ -202,6 +203,10 @@ def _apply(function: str, args: Sequence[Floats]) -> Floats:
             return np.asarray(np.maximum(a, b), np.float32)
         case "less":
             return np.where(a < b, args[2], args[3])
+        case "less_equal":
+            return np.where(a <= b, args[2], args[3])
+        case "equal":
+            return np.where(a == b, args[2], args[3])
     raise AssertionError(f"unknown function {function}")
 
 

@@ -9,23 +9,33 @@ Inf come out as NumPy's do.
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import inf
 
 from cnnc.ir.loops import Constant, ProgramBuilder, Value, apply, fma
 from cnnc.ir.op import Elementwise, Op
 from cnnc.ir.ops import (
     Abs,
     Add,
+    And,
+    Cast,
     Clip,
     Div,
     Elu,
+    Equal,
     Exp,
     HardSigmoid,
     HardSwish,
+    IsInf,
+    IsNaN,
     LeakyRelu,
+    Less,
+    LessEqual,
     Max,
     Min,
     Mul,
     Neg,
+    Not,
+    Or,
     Relu,
     Relu6,
     Sigmoid,
@@ -33,7 +43,10 @@ from cnnc.ir.ops import (
     Sqrt,
     Sub,
     Tanh,
+    Where,
+    Xor,
 )
+from cnnc.ir.types import DType
 
 ROUNDER = 12582912.0  # 1.5 * 2 ** 23: adding and subtracting it rounds to a whole number
 LN2_HIGH, LN2_LOW = 0.693359375, -2.12194440e-4  # their sum is ln(2) beyond float32
@@ -128,6 +141,19 @@ def _silu(p: ProgramBuilder, x: Value) -> Value:
     return x * sigmoid(p, x)
 
 
+def _is_nan(p: ProgramBuilder, x: Value) -> Value:
+    x = p.bind("x", x)
+    return apply("equal", x, x, 0.0, 1.0)
+
+
+def _is_inf(op: IsInf, p: ProgramBuilder, x: Value) -> Value:
+    if op.negative and op.positive:
+        return apply("equal", apply("abs", x), inf, 1.0, 0.0)
+    if not op.negative and not op.positive:
+        return Constant(x.lanes, 0.0)
+    return apply("equal", x, inf if op.positive else -inf, 1.0, 0.0)
+
+
 Scalar = Callable[..., Value]
 
 SCALAR: dict[type[Op], Scalar] = {
@@ -149,6 +175,18 @@ SCALAR: dict[type[Op], Scalar] = {
     Sub: lambda op, p, a, b: a - b,
     Mul: lambda op, p, a, b: a * b,
     Div: lambda op, p, a, b: a / b,
+    # Truth values are 0.0 and 1.0.
+    Cast: lambda op, p, x: apply("equal", x, 0.0, 0.0, 1.0) if op.to is DType.BOOL else x,
+    Equal: lambda op, p, a, b: apply("equal", a, b, 1.0, 0.0),
+    Less: lambda op, p, a, b: apply("less", a, b, 1.0, 0.0),
+    LessEqual: lambda op, p, a, b: apply("less_equal", a, b, 1.0, 0.0),
+    And: lambda op, p, a, b: apply("min", a, b),
+    Or: lambda op, p, a, b: apply("max", a, b),
+    Xor: lambda op, p, a, b: apply("equal", a, b, 0.0, 1.0),
+    Not: lambda op, p, x: Constant(x.lanes, 1.0) - x,
+    IsNaN: lambda op, p, x: _is_nan(p, x),
+    IsInf: _is_inf,
+    Where: lambda op, p, c, a, b: apply("equal", c, 0.0, b, a),
     Max: lambda op, p, a, b: apply("maximum", a, b),
     Min: lambda op, p, a, b: -apply("maximum", -a, -b),
 }

@@ -41,6 +41,10 @@ T = TypeVar("T", bound="DataclassInstance")
 _SHARED = {field.name for owner in (Fusable, Kernel) for field in fields(owner)}
 
 
+# Behind a step's op: which of its operands the running value is, if not the first.
+_PLACES = ("", " swapped", " last")
+
+
 class _Field(NamedTuple):
     name: str
     hint: Any
@@ -94,7 +98,7 @@ def write_value(value: Any, hint: Any) -> str:
     if isinstance(hint, type) and issubclass(hint, Enum):
         return str(value.name).lower()
     if hint is Step:
-        return write_value(value.op, Elementwise) + (" swapped" if value.swapped else "")
+        return write_value(value.op, Elementwise) + _PLACES[value.at]
     if isinstance(hint, type) and issubclass(hint, Op):
         return str(value.name) + write_fields(value)
     if is_dataclass(hint):
@@ -150,9 +154,12 @@ def read_value(hint: Any, tree: Syntax, source: Source) -> Any:
     if get_origin(hint) is tuple:
         return _read_tuple(hint, tree, source)
     if hint is Step:
-        if flag not in (None, "swapped"):
-            raise source.fail(f"expected `swapped`, found `{flag}`", tree)
-        return Step(_read_op(Elementwise, word, inner, tree, source), swapped=flag is not None)
+        op = _read_op(Elementwise, word, inner, tree, source)
+        places = [place.strip() for place in _PLACES[: len(op.operands)]]
+        if (flag or "") not in places:
+            wanted = " or ".join(f"`{place}`" for place in places[1:]) or "nothing"
+            raise source.fail(f"expected {wanted}, found `{flag}`", tree)
+        return Step(op, places.index(flag or ""))
     if flag is not None:
         raise source.fail(f"`{flag}` has no meaning here", tree)
     if isinstance(hint, type) and issubclass(hint, Op):

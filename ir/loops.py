@@ -1,6 +1,8 @@
 """The loop IR: what a kernel computes and how, on one page.
 
-A `Program` is a loop nest over buffers of float32. It knows no op. Three kinds of things are in it:
+A `Program` is a loop nest over buffers of float32, or of truth values: bytes 0 and 1 in memory,
+0.0 and 1.0 as values, where all but zero is stored as 1. It knows no op. Three kinds of things are
+in it:
 
 * `Index`: whole-number arithmetic on loop variables, kept as a linear form so that addresses stay
   simple and constant parts can be folded;
@@ -248,6 +250,8 @@ FUNCTIONS: dict[str, int] = {
     "min": 2,  # a if a < b else b: b where one of them is NaN
     "maximum": 2,  # as np.maximum: NaN where one of them is NaN
     "less": 4,  # c if a < b else d
+    "less_equal": 4,  # c if a <= b else d
+    "equal": 4,  # c if a == b else d
 }
 
 
@@ -405,13 +409,15 @@ Statement = Loop | Let | Tile | Assign | Store | Prefetch | When
 class Program:
     """A kernel: buffers (operands, results, then per-thread scratch) and the loop nest.
 
-    `scratch` gives the length in elements of the last buffers, which each thread has of its own.
+    `scratch` gives the length in elements of the last buffers, which each thread has of its own;
+    `truths` are the buffers of truth values.
     """
 
     name: str
     buffers: tuple[str, ...]
     body: tuple[Statement, ...]
     scratch: tuple[int, ...] = ()
+    truths: frozenset[str] = frozenset()
 
     @property
     def width(self) -> int:
@@ -447,6 +453,7 @@ class ProgramBuilder:
     name: str
     _buffers: list[str] = field(default_factory=list)
     _scratch: list[int] = field(default_factory=list)
+    _truths: set[str] = field(default_factory=set)
     _bodies: list[list[Statement]] = field(default_factory=lambda: [[]])
     _names: dict[str, int] = field(default_factory=dict)
 
@@ -455,10 +462,12 @@ class ProgramBuilder:
         self._names[name] = count + 1
         return name if count == 0 else f"{name}{count}"
 
-    def buffer(self, name: str) -> str:
-        """Declares the next operand or result."""
+    def buffer(self, name: str, truths: bool = False) -> str:
+        """Declares the next operand or result; `truths` says that it holds truth values."""
         assert not self._scratch, "scratch buffers come last"
         self._buffers.append(self._unique(name))
+        if truths:
+            self._truths.add(self._buffers[-1])
         return self._buffers[-1]
 
     def scratch(self, name: str, elements: int) -> str:
@@ -548,7 +557,11 @@ class ProgramBuilder:
         """The program."""
         assert len(self._bodies) == 1, "a loop is still open"
         return Program(
-            self.name, tuple(self._buffers), tuple(self._bodies[0]), tuple(self._scratch)
+            self.name,
+            tuple(self._buffers),
+            tuple(self._bodies[0]),
+            tuple(self._scratch),
+            frozenset(self._truths),
         )
 
 
@@ -559,7 +572,8 @@ def print_program(program: Program) -> str:
     """The program as indented text."""
     shared = program.buffers[: len(program.buffers) - len(program.scratch)]
     own = zip(program.buffers[len(shared) :], program.scratch, strict=True)
-    parameters = [*shared, *(f"scratch {name}[{length}]" for name, length in own)]
+    shown = (f"bool {name}" if name in program.truths else name for name in shared)
+    parameters = [*shown, *(f"scratch {name}[{length}]" for name, length in own)]
     lines = [f"kernel {program.name}({', '.join(parameters)})"]
     lines += _print_body(program.body, 1)
     return "\n".join(lines) + "\n"

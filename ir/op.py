@@ -12,10 +12,11 @@ and compared.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from math import prod
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,7 @@ from cnnc.ir.location import ShapeError
 from cnnc.ir.types import Dim, DType, Shape, TensorType
 
 Array = NDArray[Any]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,13 +78,26 @@ class Op(ABC):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Elementwise(Op):
-    """An op that works on each element alone, after broadcasting as in NumPy."""
+    """An op that works on each element alone, after broadcasting as in NumPy.
+
+    `vector` tells whether there is vector code for it on float32 and truth values, so that it is
+    worth to join it with its neighbours in one loop.
+    """
+
+    vector: ClassVar[bool] = True
 
     def infer(self, *types: TensorType) -> TensorType:
         return TensorType(broadcast(self.name, [t.shape for t in types]), self.infer_dtype(*types))
 
     def infer_dtype(self, *types: TensorType) -> DType:
         """The result's element type: by default that of the operands, which must agree."""
+        dtype = self.common_dtype(*types)
+        if dtype is DType.BOOL:
+            raise self.fail("truth values are no numbers; cast them first")
+        return dtype
+
+    def common_dtype(self, *types: TensorType) -> DType:
+        """The element type of all operands. Raises `ShapeError` if they differ."""
         if len({t.dtype for t in types}) != 1:
             raise self.fail(f"element types differ: {', '.join(str(t.dtype) for t in types)}")
         return types[0].dtype
@@ -115,23 +130,22 @@ class Binary(Elementwise):
 class Step:
     """One elementwise op of an epilogue, applied to the running value.
 
-    A unary op takes the running value alone. A binary op takes the running value and the next of
-    the node's extra operands, in this order, or the other way round if `swapped`.
+    The running value is the op's operand number `at`; for the others, in their order, the step
+    takes the next of the node's extra operands.
     """
 
     op: Elementwise
-    swapped: bool = False
+    at: int = 0
 
     @property
-    def takes_operand(self) -> bool:
-        """Whether the step consumes one of the node's extra operands."""
-        return isinstance(self.op, Binary)
+    def extras(self) -> int:
+        """How many of the node's extra operands the step takes."""
+        return len(self.op.operands) - 1
 
-    def arrange(self, running: Any, extra: Any) -> tuple[Any, ...]:
-        """The op's arguments in its own order."""
-        if not self.takes_operand:
-            return (running,)
-        return (extra, running) if self.swapped else (running, extra)
+    def arrange(self, running: T, rest: Iterator[T]) -> tuple[T, ...]:
+        """The op's arguments in its own order; the extra ones are taken from `rest`."""
+        taken = list(islice(rest, self.extras))
+        return (*taken[: self.at], running, *taken[self.at :])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,7 +153,7 @@ class Fusable(Op):
     """An op that can carry elementwise steps on its result.
 
     The operands of the op itself come first (`split` finds the border), then one extra operand for
-    each binary step, in order.
+    each further operand of the steps, in order.
     """
 
     epilogue: tuple[Step, ...] = ()
@@ -155,7 +169,7 @@ class Fusable(Op):
     @property
     def extras(self) -> int:
         """How many extra operands the epilogue consumes."""
-        return sum(step.takes_operand for step in self.epilogue)
+        return sum(step.extras for step in self.epilogue)
 
     def split(self, operands: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any]]:
         """(the op's own operands, the epilogue's extra operands)."""
@@ -170,8 +184,7 @@ class Fusable(Op):
         result = self.infer_anchor(*own)
         rest = iter(extras)
         for step in self.epilogue:
-            taken = next(rest) if step.takes_operand else None
-            result = step.op.infer(*step.arrange(result, taken))
+            result = step.op.infer(*step.arrange(result, rest))
         return result
 
     def evaluate(self, *arrays: Array) -> Array:
@@ -179,8 +192,7 @@ class Fusable(Op):
         value = self.evaluate_anchor(*own)
         rest = iter(extras)
         for step in self.epilogue:
-            taken = next(rest) if step.takes_operand else None
-            value = np.asarray(step.op.evaluate(*step.arrange(value, taken)))
+            value = np.asarray(step.op.evaluate(*step.arrange(value, rest)))
         return value
 
     def flops(self, operands: Sequence[TensorType], results: Sequence[TensorType]) -> int:

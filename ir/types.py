@@ -21,12 +21,17 @@ from cnnc.ir.location import Diagnostic, ShapeError
 class DType(Enum):
     """Element types; the value is the NumPy name."""
 
+    F16 = "float16"
     F32 = "float32"
     F64 = "float64"
+    I8 = "int8"
+    I16 = "int16"
     I32 = "int32"
     I64 = "int64"
-    I8 = "int8"
     U8 = "uint8"
+    U16 = "uint16"
+    U32 = "uint32"
+    U64 = "uint64"
     BOOL = "bool"
 
     def __str__(self) -> str:
@@ -42,6 +47,16 @@ class DType(Enum):
         """Size of one element, in bytes."""
         return self.numpy.itemsize
 
+    @property
+    def is_float(self) -> bool:
+        """Whether these are floating-point numbers."""
+        return self in (DType.F16, DType.F32, DType.F64)
+
+    @property
+    def is_integer(self) -> bool:
+        """Whether these are whole numbers, signed or not."""
+        return not self.is_float and self is not DType.BOOL
+
     @staticmethod
     def parse(text: str) -> DType:
         """`"f32"` -> `DType.F32`. Raises `ShapeError` for an unknown name."""
@@ -53,12 +68,17 @@ class DType(Enum):
 
 
 _SHORT = {
+    DType.F16: "f16",
     DType.F32: "f32",
     DType.F64: "f64",
+    DType.I8: "i8",
+    DType.I16: "i16",
     DType.I32: "i32",
     DType.I64: "i64",
-    DType.I8: "i8",
     DType.U8: "u8",
+    DType.U16: "u16",
+    DType.U32: "u32",
+    DType.U64: "u64",
     DType.BOOL: "bool",
 }
 

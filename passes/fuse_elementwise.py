@@ -3,9 +3,9 @@
     %a = mul(%x, %s)
     %b = relu(%a)                 ->   %b = pointwise(%x, %s) {epilogue=[mul, relu]}
 
-Every elementwise op that is left becomes a `pointwise`, also a lone one. The chain runs along the
-operand that has the result's shape: what is smaller is computed once and then broadcast, not
-computed anew for each element.
+Every elementwise op that is left becomes a `pointwise`, also a lone one, if there is vector code
+for it: on float32 and truth values. The chain runs along the operand that has the result's shape:
+what is smaller is computed once and then broadcast, not computed anew for each element.
 """
 
 from __future__ import annotations
@@ -14,22 +14,28 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from cnnc.ir.graph import Builder, Node
-from cnnc.ir.op import Binary, Unary
+from cnnc.ir.op import Elementwise
 from cnnc.ir.ops import Pointwise
+from cnnc.ir.types import DType
 from cnnc.passes.base import Rule, RulePass, merge_locations
-from cnnc.passes.fuse_epilogue import absorb, make_step
+from cnnc.passes.fuse_epilogue import absorb, dtypes_of, make_step
+
+_LOOPED = {DType.F32, DType.BOOL}
 
 
 def extend(builder: Builder, node: Node) -> bool:
     """step(pointwise(xs), y) = pointwise{epilogue=[..., step]}(xs, y)"""
-    return absorb(builder, node, lambda op: isinstance(op, Pointwise))
+    return absorb(builder, node, lambda op: isinstance(op, Pointwise), _LOOPED)
 
 
 def wrap(builder: Builder, node: Node) -> bool:
     """step(x, y) = pointwise{epilogue=[step]}(x, y)"""
-    if not isinstance(node.op, Unary | Binary):
+    if not isinstance(node.op, Elementwise) or not node.op.vector:
         return False
-    full = [o for o in node.operands if builder.types[o] == builder.types[node.name]]
+    if not dtypes_of(builder, node) <= _LOOPED:
+        return False
+    shape = builder.types[node.name].shape
+    full = [o for o in node.operands if builder.types[o].shape == shape]
     computed = [operand for operand in full if operand not in builder.constants]
     running = (computed or full or node.operands)[0]
     step, extras = make_step(node, running)
@@ -44,7 +50,7 @@ def join(builder: Builder, node: Node) -> bool:
         return False
     if not builder.used_once(first.name):
         return False
-    if builder.types[first.name] != builder.types[node.name]:
+    if builder.types[first.name].shape != builder.types[node.name].shape:
         return False
     op = replace(first.op, epilogue=first.op.epilogue + node.op.epilogue)
     operands = (*first.operands, *node.operands[1:])

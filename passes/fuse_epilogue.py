@@ -6,11 +6,11 @@
     %d = relu(%c)
 
 An elementwise op joins the op that makes its operand, the *anchor*, if it alone reads the anchor's
-result, once, and the result is no graph output. Another operand may be anything that broadcasts to
-the anchor's result without enlarging it. It cannot depend on the anchor, whose only reader is the
-op at hand, so no cycle can arise; and it is computed in time, because the fused node stands where
-the elementwise op stood. If both operands of an op qualify, the later one is the anchor: the other
-is then computed first anyway.
+result, once, and the result is no graph output; both work on float32. Another operand may be
+anything that broadcasts to the anchor's result without enlarging it. It cannot depend on the
+anchor, whose only reader is the op at hand, so no cycle can arise; and it is computed in time,
+because the fused node stands where the elementwise op stood. If several operands of an op qualify,
+the last one computed is the anchor: the others are then computed first anyway.
 
 A constant with one number per channel that is added to a convolution or dense layer which has no
 bias becomes its bias.
@@ -18,19 +18,30 @@ bias becomes its bias.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from cnnc.ir.graph import Builder, Node
-from cnnc.ir.op import Binary, Fusable, Op, Step, Unary
+from cnnc.ir.op import Elementwise, Fusable, Op, Step
 from cnnc.ir.ops import Add, Linear, Mul, Pointwise, Sub
+from cnnc.ir.types import DType
 from cnnc.passes.base import Rule, RulePass, merge_locations
 
 
-def absorb(builder: Builder, node: Node, accepts: Callable[[Op], bool]) -> bool:
-    """step(f(xs), y) = f{epilogue=[..., step]}(xs, y), where `accepts` says which f may be it"""
-    if not isinstance(node.op, Unary | Binary):
+def dtypes_of(builder: Builder, node: Node) -> set[DType]:
+    """The element types of a node's operands and results."""
+    return {builder.types[name].dtype for name in (*node.operands, *node.results)}
+
+
+def absorb(builder: Builder, node: Node, accepts: Callable[[Op], bool], dtypes: Set[DType]) -> bool:
+    """step(f(xs), y) = f{epilogue=[..., step]}(xs, y)
+
+    `accepts` says which f may be it, `dtypes` which element types the step may work on.
+    """
+    if not isinstance(node.op, Elementwise) or not node.op.vector:
+        return False
+    if not dtypes_of(builder, node) <= dtypes:
         return False
     anchors = []
     for operand in node.operands:
@@ -39,7 +50,7 @@ def absorb(builder: Builder, node: Node, accepts: Callable[[Op], bool]) -> bool:
             anchor is not None
             and accepts(anchor.op)
             and builder.used_once(operand)
-            and builder.types[operand] == builder.types[node.name]
+            and builder.types[operand].shape == builder.types[node.name].shape
         ):
             anchors.append(anchor)
     if not anchors:
@@ -59,11 +70,11 @@ def absorb(builder: Builder, node: Node, accepts: Callable[[Op], bool]) -> bool:
 
 def make_step(node: Node, running: str) -> tuple[Step, tuple[str, ...]]:
     """(an elementwise node as a step on its operand `running`, the other operands)."""
-    assert isinstance(node.op, Unary | Binary)
+    assert isinstance(node.op, Elementwise)
     first = node.operands.index(running)
     extras = (*node.operands[:first], *node.operands[first + 1 :])
     # Sums and products do not mind their order; one form of them is enough.
-    return Step(node.op, swapped=first == 1 and not isinstance(node.op, Add | Mul)), extras
+    return Step(node.op, 0 if isinstance(node.op, Add | Mul) else first), extras
 
 
 def absorb_bias(builder: Builder, node: Node) -> bool:
@@ -93,7 +104,10 @@ def absorb_bias(builder: Builder, node: Node) -> bool:
 def absorb_step(builder: Builder, node: Node) -> bool:
     """step(f(xs), y) = f{epilogue=[..., step]}(xs, y) for every f that computes more than steps"""
     return absorb(
-        builder, node, lambda op: isinstance(op, Fusable) and not isinstance(op, Pointwise)
+        builder,
+        node,
+        lambda op: isinstance(op, Fusable) and not isinstance(op, Pointwise),
+        {DType.F32},
     )
 
 

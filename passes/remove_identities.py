@@ -3,6 +3,7 @@
 dropout(x) = x                            pad{pad=[0,0,0,0]}(x) = x
 max_pool2d, avg_pool2d{window=[1,1]}(x) = x, with stride 1 and no padding
 upsample{scale=[1,1]}(x) = x              concat(x) = x
+cast(x) = x                               if the element type stays
 flatten(x), reshape(x) = x                if the shape stays
 global_avg_pool{keep}(x) = x              if the map is 1x1; likewise global_max_pool
 mul(x, 1), div(x, 1) = x                  if broadcasting does not enlarge x
@@ -25,6 +26,7 @@ from cnnc.ir.op import Op
 from cnnc.ir.ops import (
     Add,
     AvgPool2d,
+    Cast,
     Concat,
     Div,
     Dropout,
@@ -47,7 +49,7 @@ from cnnc.passes.base import Rule, RulePass, merge_locations
 def _is_identity(op: Op, operands: int) -> bool:
     """Whether the op gives back its first operand, provided that the type stays the same."""
     match op:
-        case Dropout() | Flatten() | Reshape():
+        case Dropout() | Flatten() | Reshape() | Cast():
             return True
         case Pad():
             return not any(op.pad)

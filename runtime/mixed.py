@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from cnnc.ir.graph import Graph, Node, Region
 from cnnc.ir.op import Array
 from cnnc.runtime.artifact import Manifest
@@ -58,7 +60,8 @@ class MixedExecutable(Executable):
 
     def _evaluate(self, node: Node, space: Workspace, arrays: list[Array]) -> None:
         operands = [self._view(name, space, arrays) for name in node.operands]
-        values = node.op.evaluate(*operands)
+        with np.errstate(all="ignore"):
+            values = node.op.evaluate(*operands)
         values = values if isinstance(values, tuple) else (values,)
         for name, value in zip(node.results, values, strict=True):
             self._view(name, space, arrays)[...] = value

@@ -136,7 +136,7 @@ def _compiled(program: Program, target: Target) -> tuple[Callable[..., None], Co
 
 
 def run_program(
-    program: Program, buffers: Sequence[Floats], threads: int = 1, target: Target | None = None
+    program: Program, buffers: Sequence[Array], threads: int = 1, target: Target | None = None
 ) -> None:
     """Compiles a program and runs all its threads, one after the other, on flat buffers.
 

@@ -18,6 +18,7 @@ from cnnc.ir.ops import (
     AvgPool2d,
     BatchNorm,
     Border,
+    Cast,
     Clip,
     Concat,
     Conv2d,
@@ -28,6 +29,7 @@ from cnnc.ir.ops import (
     GlobalPool2d,
     How,
     Interpolation,
+    IsInf,
     LeakyRelu,
     MatMul,
     MaxPool2d,
@@ -46,6 +48,7 @@ from cnnc.ir.ops import (
     Trilu,
     Upsample,
 )
+from cnnc.ir.types import DType
 
 Doubles = NDArray[np.float64]
 
@@ -59,8 +62,8 @@ def naive(op: Op, *arrays: NDArray[np.float32]) -> NDArray[np.float32]:
         own, extras = op.split(wide)
         value, rest = NAIVE[op.name](op, *own), iter(extras)
         for step in op.epilogue:
-            taken = [next(rest)] if step.takes_operand else []
-            both = [*taken, value] if step.swapped else [value, *taken]
+            both = [next(rest) for _ in step.op.operands[1:]]
+            both.insert(step.at, value)
             value = NAIVE[step.op.name](step.op, *both)
         return value.astype(np.float32)
 
@@ -518,6 +521,18 @@ def _clip(op: Op, x: float) -> float:
     return _clamp(x, op.low, op.high)
 
 
+def _cast(op: Op, x: float) -> float:
+    assert isinstance(op, Cast)
+    if op.to is DType.BOOL:
+        return x != 0
+    return math.trunc(x) if op.to.is_integer else float(np.asarray(x, op.to.numpy))
+
+
+def _is_inf(op: Op, x: float) -> float:
+    assert isinstance(op, IsInf)
+    return math.isinf(x) and (op.positive if x > 0 else op.negative)
+
+
 def _extreme(pick: Callable[..., float]) -> Callable[..., float]:
     return lambda op, a, b: math.nan if math.isnan(a) or math.isnan(b) else pick(a, b)
 
@@ -537,6 +552,17 @@ _ELEMENTS: Mapping[str, Callable[..., float]] = {
     "neg": lambda op, x: -x,
     "exp": lambda op, x: np.exp(x),
     "sqrt": lambda op, x: math.nan if x < 0 else math.sqrt(x),
+    "cast": _cast,
+    "equal": lambda op, a, b: a == b,
+    "less": lambda op, a, b: a < b,
+    "less_equal": lambda op, a, b: a <= b,
+    "and": lambda op, a, b: a and b,
+    "or": lambda op, a, b: a or b,
+    "xor": lambda op, a, b: a != b,
+    "not": lambda op, x: not x,
+    "is_nan": lambda op, x: math.isnan(x),
+    "is_inf": _is_inf,
+    "where": lambda op, condition, a, b: a if condition else b,
     "add": lambda op, a, b: a + b,
     "sub": lambda op, a, b: a - b,
     "mul": lambda op, a, b: a * b,

@@ -17,17 +17,17 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
+from elementwise_cases import TAME, Elements
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from cnnc.ir.op import Binary, Fusable, Op, Step, Unary
+from cnnc.ir.op import Array, Binary, Elementwise, Fusable, Op, Step
 from cnnc.ir.ops import (
     OPS,
     Add,
     AvgPool2d,
     BatchNorm,
     Border,
-    Clip,
     Concat,
     Conv2d,
     ConvTranspose2d,
@@ -35,8 +35,6 @@ from cnnc.ir.ops import (
     Dense,
     Div,
     Dropout,
-    Elu,
-    Exp,
     Expand,
     Filling,
     Flatten,
@@ -45,7 +43,6 @@ from cnnc.ir.ops import (
     GlobalPool2d,
     How,
     Interpolation,
-    LeakyRelu,
     MatMul,
     MaxPool2d,
     Mul,
@@ -61,17 +58,16 @@ from cnnc.ir.ops import (
     Rounding,
     Slice,
     Softmax,
-    Sqrt,
     Sub,
     Tile,
     Transpose,
     Trilu,
     Upsample,
 )
-from cnnc.ir.types import TensorType
+from cnnc.ir.types import DType, TensorType
 
 Floats = NDArray[np.float32]
-Case = tuple[Op, tuple[Floats, ...]]
+Case = tuple[Op, tuple[Array, ...]]
 Shape = tuple[int, ...]
 Sides = tuple[int, int, int, int]
 T = TypeVar("T")
@@ -151,20 +147,9 @@ class _Draw:
         sizes = self.random.uniform(0.5, 2, shape) * self.random.choice((-1, 1), shape)
         return np.asarray(sizes, np.float32)
 
-    def attributes(self, kind: type[Unary]) -> Unary:
-        """A unary op of that kind."""
-        if kind is LeakyRelu:
-            return LeakyRelu(alpha=self.one_of((0.01, 0.3)))
-        if kind is Elu:
-            return Elu(alpha=self.one_of((1.0, 0.3)))
-        if kind is Clip:
-            return Clip(low=self.one_of((-math.inf, -0.5)), high=self.one_of((math.inf, 0.7)))
-        return kind()
-
-    def unary(self) -> Unary:
-        """A step of an epilogue; none that makes much of small differences."""
-        kinds = [op for op in OPS.values() if issubclass(op, Unary) and op not in (Exp, Sqrt)]
-        return self.attributes(self.one_of(kinds))
+    @property
+    def elements(self) -> Elements:
+        return Elements(self.draw, self.random)
 
     def thinned(self, shape: Shape) -> Shape:
         """A shape that broadcasts to `shape`."""
@@ -185,19 +170,19 @@ class _Draw:
         extras: list[Floats] = []
         for _ in range(self.integer(0, self.limits.steps)):
             if self.yes():
-                steps.append(Step(self.unary()))
+                steps.append(Step(self.elements.op(self.one_of(TAME))))
                 continue
             step: Binary = self.one_of((Add(), Mul(), Sub(), Div()))
             divides = isinstance(step, Div)
-            steps.append(Step(step, swapped=not divides and self.yes()))
+            steps.append(Step(step, at=int(not divides and self.yes())))
             shape = self.one_of(usual) if self.yes() else self.thinned(result)
             extras.append(self.apart(*shape) if divides else self.normal(*shape))
         return replace(op, epilogue=tuple(steps)), (*own, *extras)
 
 
-def types(arrays: Sequence[Floats]) -> tuple[TensorType, ...]:
+def types(arrays: Sequence[Array]) -> tuple[TensorType, ...]:
     """The arrays' types."""
-    return tuple(TensorType(array.shape) for array in arrays)
+    return tuple(TensorType(array.shape, DType(array.dtype.name)) for array in arrays)
 
 
 # -- one function for each family --------------------------------------------------------------
@@ -344,16 +329,13 @@ def _normalize(d: _Draw) -> Case:
     return d.with_epilogue(op, (d.normal(*shape) + np.float32(d.one_of((0, 1, 20))),))
 
 
-def _unary(d: _Draw, kind: type[Unary]) -> Case:
-    return d.attributes(kind), (3 * d.normal(*d.any_shape()),)
-
-
-def _binary(d: _Draw, kind: type[Binary]) -> Case:
+def _elementwise(d: _Draw, kind: type[Elementwise]) -> Case:
     shape = d.any_shape()
-    a, b = (shape, d.thinned(shape)) if d.yes() else (d.thinned(shape), d.thinned(shape))
+    op = d.elements.op(kind)
+    shapes = [d.thinned(shape) if len(op.operands) > 1 else shape for _ in op.operands]
     if d.yes():
-        a, b = b, a
-    return kind(), (d.normal(*a), d.apart(*b) if kind is Div else d.normal(*b))
+        shapes[d.integer(0, len(shapes) - 1)] = shape
+    return op, tuple(d.elements.operands(op, shapes))
 
 
 def _concat(d: _Draw) -> Case:
@@ -526,10 +508,8 @@ def cases(name: str, limits: Limits = WIDE) -> st.SearchStrategy[Case]:
         d = _Draw(draw, limits)
         if op in _FAMILIES:
             return _FAMILIES[op](d)
-        if issubclass(op, Unary):
-            return _unary(d, op)
-        assert issubclass(op, Binary), f"no generator for `{name}`: add one to _FAMILIES"
-        return _binary(d, op)
+        assert issubclass(op, Elementwise), f"no generator for `{name}`: add one to _FAMILIES"
+        return _elementwise(d, op)
 
     return case()
 

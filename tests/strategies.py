@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
+from elementwise_cases import ARITHMETIC, TAME
 from hypothesis import strategies as st
 
 from cnnc.ir.graph import Builder, Graph
@@ -58,10 +59,9 @@ Draw = st.DrawFn
 Use = tuple[Op, tuple[Shape, ...]]  # an op and the shapes of its operands after the first
 
 BATCH = Sym("N")
-_STEEP = (Exp, Sqrt)  # make so much of small differences that networks are better without
-_UNARY = tuple(
-    op for op in OPS.values() if issubclass(op, Unary) and op not in (LeakyRelu, Clip, *_STEEP)
-)  # LeakyRelu and Clip have attributes to draw
+# These make so much of small differences that networks are better without.
+_STEEP: tuple[type[Unary], ...] = (Exp, Sqrt)
+_UNARY = tuple(op for op in TAME if op not in (LeakyRelu, Clip))  # which have attributes to draw
 
 
 def sizes(x: TensorType) -> tuple[int, ...]:
@@ -102,7 +102,7 @@ def _epilogue(draw: Draw, op: Fusable, own: tuple[Shape, ...], x: TensorType) ->
     for _ in range(draw(st.sampled_from([0, 0, 0, 1, 2]))):
         binary = draw(st.sampled_from([None, Add, Sub, Mul, Div]))
         step: Elementwise = binary() if binary else unary(draw)
-        steps.append(Step(step, swapped=binary in (Sub, Mul) and draw(st.booleans())))
+        steps.append(Step(step, at=int(binary in (Sub, Mul) and draw(st.booleans()))))
         own += (_smaller(draw, result),) if binary else ()
     return replace(op, epilogue=tuple(steps)), own
 
@@ -235,7 +235,8 @@ DRAWN_OPS = (
     *_SPATIAL,
     *_ANY_RANK,
     "dense",
-    *(name for name, op in OPS.items() if issubclass(op, Unary | Binary)),
+    *(op.name for op in TAME + _STEEP),
+    *(op.name for op in ARITHMETIC),
 )
 
 

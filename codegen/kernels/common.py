@@ -14,9 +14,14 @@ from cnnc.ir.kernel import Halo, Site
 from cnnc.ir.loops import Constant, Index, ProgramBuilder, TileRef, Value, fma
 from cnnc.ir.op import Array, Elementwise, Fusable, Step
 from cnnc.ir.ops import Conv2d
-from cnnc.ir.types import Layout, TensorType
+from cnnc.ir.types import DType, Layout, TensorType
 
 Place = Index | int
+
+
+def view_of(p: ProgramBuilder, name: str, type: TensorType) -> View:
+    """Declares the program's next buffer, which holds a tensor of this type."""
+    return View(p.buffer(name, truths=type.dtype is DType.BOOL), type)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,15 +75,15 @@ def views(p: ProgramBuilder, site: Site, *names: str) -> tuple[list[View], list[
     `names` are those of the own operands. Constant extras are packed (`pack_extra`) and viewed so.
     """
     own, extra = split(site)
-    inputs = [View(p.buffer(n), t) for n, t in zip(names, own, strict=False)]
-    extras = [View(p.buffer("extra"), t) for t in extra]
+    inputs = [view_of(p, n, t) for n, t in zip(names, own, strict=False)]
+    extras = [view_of(p, "extra", t) for t in extra]
     block = site.result.layout.block
     constant = site.constant[len(own) :]
     if block > 1:
         extras = [
             constant_view(v, block) if c else v for v, c in zip(extras, constant, strict=True)
         ]
-    return inputs, extras, View(p.buffer("y"), site.result)
+    return inputs, extras, view_of(p, "y", site.result)
 
 
 def split(site: Site) -> tuple[tuple[TensorType, ...], tuple[TensorType, ...]]:
@@ -107,7 +112,7 @@ def extras_fit(site: Site, block: int) -> bool:
 
 def extras_of(site: Site) -> int:
     """How many of the site's operands belong to the epilogue."""
-    return sum(step.takes_operand for step in steps_of(site))
+    return sum(step.extras for step in steps_of(site))
 
 
 def steps_of(site: Site) -> tuple[Step, ...]:
@@ -143,10 +148,9 @@ def finish(
 
 def run_steps(p: ProgramBuilder, site: Site, value: Value, load: Callable[[int], Value]) -> Value:
     """The epilogue applied to a value; `load` gives what it takes of an extra operand."""
-    extra = numbers()
+    extras = map(load, numbers())
     for step in steps_of(site):
-        taken = load(next(extra)) if step.takes_operand else None
-        value = emit_scalar(step.op, p, *step.arrange(value, taken))
+        value = emit_scalar(step.op, p, *step.arrange(value, extras))
     return value
 
 

@@ -161,7 +161,7 @@ def _starts_blocks(op: Concat, site: Site) -> bool:
 
 def _movable(site: Site) -> bool:
     types = (*site.operands, *site.results)
-    return all(t.dtype is DType.F32 and 0 not in t.shape for t in types)
+    return all(t.dtype in (DType.F32, DType.BOOL) and 0 not in t.shape for t in types)
 
 
 def _move_cycles(site: Site, cut: bool = False) -> float:

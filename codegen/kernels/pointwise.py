@@ -21,6 +21,7 @@ from cnnc.codegen.kernels.common import (
     extra_block,
     pack_extra,
     steps_of,
+    view_of,
     zero_halo,
 )
 from cnnc.codegen.kernels.rows import cut, repeat, walk, within
@@ -60,7 +61,7 @@ class PointwiseKernel(Kernel):
         return tuple(
             i
             for i, (t, constant) in enumerate(zip(site.operands, site.constant, strict=True))
-            if t.shape == site.result.shape and not constant
+            if t.shape == site.result.shape and t.dtype is site.result.dtype and not constant
         )
 
     def pack(self, site: Site, operand: int, array: Array) -> Array:
@@ -73,7 +74,7 @@ class PointwiseKernel(Kernel):
         if result > 1:  # the lanes past the last channel are computed too
             channels = site.result.dims[1]
             spread = -(-channels // result) * result / channels
-        moved = 4 * spread * sum(t.elements for t in (*site.operands, site.result))
+        moved = spread * sum(t.elements * t.dtype.bytes for t in (*site.operands, site.result))
         row = result if result > 1 else max(site.result.dims[-1:], default=1)
         vectors = site.result.elements * spread / row * -(-row // target.lanes)
         work = epilogue_work(site) / target.fma_per_cycle
@@ -89,7 +90,7 @@ def _fits(site: Site) -> bool:
     return (
         isinstance(site.op, Elementwise | Pointwise)
         and all(type(step.op) in SCALAR for step in steps_of(site))
-        and all(t.dtype is DType.F32 for t in types)
+        and all(t.dtype in (DType.F32, DType.BOOL) for t in types)
         and 0 not in site.result.shape
     )
 
@@ -152,11 +153,11 @@ class _Writer:
         self.site, self.p = site, ProgramBuilder(kernel.name)
         self.lanes = site.target.lanes
         names = "ab" if len(site.operands) == 2 else "x" * len(site.operands)
-        views = [View(self.p.buffer(n), t) for n, t in zip(names, site.operands, strict=True)]
+        views = [view_of(self.p, n, t) for n, t in zip(names, site.operands, strict=True)]
         if kernel.block > 1:
             pairs = zip(views, site.constant, strict=True)
             views = [constant_view(v, kernel.block) if constant else v for v, constant in pairs]
-        self.y = View(self.p.buffer("y"), site.result)
+        self.y = view_of(self.p, "y", site.result)
         self.views = [*views, self.y]
         *self.outer, self.row, self.inner = [
             _Axis(1, (0,) * len(self.views)),
@@ -234,6 +235,5 @@ class _Writer:
         ]
         value, rest = values[0], iter(values[1:])
         for step in steps_of(self.site):
-            taken = next(rest) if step.takes_operand else None
-            value = emit_scalar(step.op, p, *step.arrange(value, taken))
+            value = emit_scalar(step.op, p, *step.arrange(value, rest))
         p.store(self.y.buffer, at[-1], value, strides[-1], count)

@@ -20,7 +20,7 @@ import numpy as np
 
 from cnnc.frontends.onnx.tensors import text
 from cnnc.ir.location import Diagnostic, Location, ParseError
-from cnnc.ir.op import Array, Op
+from cnnc.ir.op import Array, Elementwise, Op
 from cnnc.ir.ops import (
     Border,
     Concat,
@@ -354,13 +354,17 @@ class Call:
     def _add(self, op: Op, operands: Sequence[str], name: str) -> str:
         return self._wire(op, operands, [name])[0]
 
-    def _wire(self, op: Op, operands: Sequence[str], names: Sequence[str]) -> tuple[str, ...]:
+    def _check_floats(self, op: Op, operands: Sequence[str]) -> None:
         dtypes = {self.type(o).dtype for o in operands}
         if len(dtypes) > 1:
             raise Unsupported(f"element types differ: {' and '.join(sorted(map(str, dtypes)))}")
         native = self.importer.computing or isinstance(op, _ANY_TYPE)
         if not native and not dtypes <= set(_FLOATS):
             raise Unsupported(f"of {dtypes.pop()} elements", "only floats are computed with")
+
+    def _wire(self, op: Op, operands: Sequence[str], names: Sequence[str]) -> tuple[str, ...]:
+        if not isinstance(op, Elementwise):  # which checks its types itself
+            self._check_floats(op, operands)
         self.importer.builder.add(op, operands, names, [self.location])
         for type in map(self.type, names):
             if prod(d for d in type.shape if isinstance(d, int)) > MAX_ELEMENTS:

@@ -362,10 +362,9 @@ def _steps(writer: _Writer, node: Node) -> Iterator[tuple[Op, Sequence[str], str
     yield node.op, own, running
     rest = iter(extras)
     for i, step in enumerate(node.op.epilogue, 1):
-        taken = next(rest) if step.takes_operand else None
         last = i == len(node.op.epilogue)
         result = node.name if last else writer.fresh(f"{node.name}.{i}")
-        yield step.op, step.arrange(running, taken), result
+        yield step.op, step.arrange(running, rest), result
         running = result
 
 

@@ -208,7 +208,7 @@ def layer(name: str) -> tuple[ConvTranspose2d, list[Array]]:
     own = [numbers(1, 2, channels, *sides), numbers(2, channels, out // groups, *kernel)]
     own.append(numbers(3, out))
     extras = [numbers(4, *plain.evaluate(*own).shape), numbers(5, out, 1, 1)]
-    steps = (Step(Add()), Step(Silu()), Step(Mul(), swapped=True))
+    steps = (Step(Add()), Step(Silu()), Step(Mul(), at=1))
     return replace(plain, epilogue=steps), [*own, *extras]
 
 

@@ -119,7 +119,7 @@ def epilogues(
         if draw(st.booleans()):
             steps.append(Step(draw(st.sampled_from(UNARY))))
             continue
-        steps.append(Step(draw(st.sampled_from(BINARY)), draw(st.booleans())))
+        steps.append(Step(draw(st.sampled_from(BINARY)), draw(st.integers(0, 1))))
         fixed = draw(st.booleans())
         ones = draw(st.lists(st.booleans(), min_size=len(shape), max_size=len(shape)))
         size = tuple(1 if one else d for one, d in zip(ones, shape, strict=True))
@@ -250,7 +250,7 @@ def pointwise_chains(draw: Draw) -> Case:
     x = numbers(draw(seeds), *first)
     op: Op = Pointwise(epilogue=steps)
     fixed = draw(st.booleans()) and rank < 4
-    if len(steps) == 1 and not steps[0].swapped and draw(st.booleans()):
+    if len(steps) == 1 and not steps[0].at and draw(st.booleans()):
         op = steps[0].op  # a lone op, unfused
     full = np.asarray(op.evaluate(x, *arrays)).ndim == 4
     halo = draw(halos) if full else NO_HALO
@@ -284,7 +284,7 @@ def test_broadcasting(
 ) -> None:
     fixed = [constant == i for i in (0, 1)]
     arrays = [numbers(1, *a), np.abs(numbers(2, *b)) + np.float32(0.5)]
-    for op in (Div(), Pointwise(epilogue=(Step(Sub(), swapped=True), Step(Tanh())))):
+    for op in (Div(), Pointwise(epilogue=(Step(Sub(), at=1), Step(Tanh())))):
         case = Case(op, arrays, fixed)
         kernel = PointwiseKernel(block=block)
         if kernel in PointwiseKernel.candidates(case.site()):
@@ -368,7 +368,7 @@ def test_a_maximum_over_a_map_is_one_of_its_elements(side: int, spare: int) -> N
 
 def tiny(lanes: int) -> list[tuple[type[Kernel], Case]]:
     """One small case for each kernel, with tails, borders and extras."""
-    steps = (Step(Add()), Step(Silu()), Step(Mul(), swapped=True))
+    steps = (Step(Add()), Step(Silu()), Step(Mul(), at=1))
     x, residual, scale = (
         numbers(1, 2, 5, 3, 4),
         numbers(2, 2, lanes + 3, 2, 2),

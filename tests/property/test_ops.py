@@ -9,11 +9,23 @@ import pytest
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 from naive import NAIVE, naive
-from op_cases import CASES, TINY, WIDE, Case, Floats, cases, types
+from op_cases import CASES, TINY, WIDE, Case, cases, types
 
 from cnnc.ir.location import ShapeError
-from cnnc.ir.op import Fusable, Op
-from cnnc.ir.ops import OPS, AvgPool2d, BatchNorm, Conv2d, MaxPool2d, Pad, Relu, Upsample
+from cnnc.ir.op import Array, Fusable, Op
+from cnnc.ir.ops import (
+    OPS,
+    AvgPool2d,
+    BatchNorm,
+    Cast,
+    Conv2d,
+    Logical,
+    MaxPool2d,
+    Not,
+    Pad,
+    Relu,
+    Upsample,
+)
 from cnnc.ir.types import Sym, TensorType
 
 quick = settings(
@@ -54,13 +66,13 @@ def test_evaluate_agrees_with_the_definition(name: str) -> None:
     @given(cases(name, TINY))
     def check(case: Case) -> None:
         op, arrays = case
-        value = op.evaluate(*arrays)
+        value = np.asarray(op.evaluate(*arrays), np.float64)
         np.testing.assert_allclose(value, naive(op, *arrays), rtol=1e-4, atol=1e-4)
 
     check()
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [n for n in NAMES if not issubclass(OPS[n], Logical | Not)])
 def test_numbers_that_are_not_finite_pass_as_defined(name: str) -> None:
     @quick
     @given(cases(name, TINY), st.data())
@@ -70,12 +82,16 @@ def test_numbers_that_are_not_finite_pass_as_defined(name: str) -> None:
         arrays = tuple(array.copy() for array in arrays)
         # A batch norm folds its parameters into two numbers, where infinities would meet.
         open_to = arrays[:1] if isinstance(op, BatchNorm) else arrays
+        open_to = tuple(array for array in open_to if array.dtype.kind == "f")
+        assume(open_to)
+        # What no whole number stands for may become any.
+        assume(not isinstance(op, Cast) or not op.to.is_integer)
         for _ in range(2):
             array = data.draw(st.sampled_from(open_to))
             assume(array.size)
             array.flat[data.draw(st.integers(0, array.size - 1))] = data.draw(special)
         with np.errstate(all="ignore"):
-            value = op.evaluate(*arrays)
+            value = np.asarray(op.evaluate(*arrays), np.float64)
             np.testing.assert_allclose(value, naive(op, *arrays), rtol=1e-4, atol=1e-4)
 
     check()
@@ -84,14 +100,14 @@ def test_numbers_that_are_not_finite_pass_as_defined(name: str) -> None:
 # -- symbolic sizes --------------------------------------------------------------------------------
 
 
-def batch_of(arrays: tuple[Floats, ...]) -> int:
+def batch_of(arrays: tuple[Array, ...]) -> int:
     """The size of dimension 0, which an operand may also broadcast to."""
     rank = max(array.ndim for array in arrays)
     sizes = {array.shape[0] for array in arrays if array.ndim == rank > 0}
     return max(sizes - {1}, default=1)
 
 
-def with_symbolic_batch(op: Op, arrays: tuple[Floats, ...]) -> tuple[TensorType, ...]:
+def with_symbolic_batch(op: Op, arrays: tuple[Array, ...]) -> tuple[TensorType, ...]:
     """The operands' types, the batch being N wherever it stands."""
     rank = max(array.ndim for array in arrays)
     batch = batch_of(arrays)
@@ -99,7 +115,7 @@ def with_symbolic_batch(op: Op, arrays: tuple[Floats, ...]) -> tuple[TensorType,
     own = len(op.split(arrays)[0]) if isinstance(op, Fusable) else len(arrays)
     names = (*op.operands[:own], *("x" for _ in arrays))  # more of them: "xs*", an epilogue's
     return tuple(
-        TensorType((Sym("N"), *type.shape[1:]))
+        replace(type, shape=(Sym("N"), *type.shape[1:]))
         if type.rank == rank > 0 and type.shape[0] == batch and name not in parameters
         else type
         for name, type in zip(names, types(arrays), strict=False)

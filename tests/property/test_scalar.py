@@ -12,8 +12,27 @@ from kernel_harness import Floats, run_program
 from cnnc.codegen.interpret import interpret
 from cnnc.codegen.scalar import SCALAR, emit_scalar, exp
 from cnnc.ir.loops import Program, ProgramBuilder
-from cnnc.ir.op import Binary, Elementwise, Unary
-from cnnc.ir.ops import OPS, Clip, Elu, Exp, LeakyRelu, Sigmoid, Silu, Tanh
+from cnnc.ir.op import Array, Binary, Elementwise, Unary
+from cnnc.ir.ops import (
+    OPS,
+    And,
+    Cast,
+    Clip,
+    Elu,
+    Equal,
+    Exp,
+    IsInf,
+    LeakyRelu,
+    Logical,
+    Not,
+    Or,
+    Sigmoid,
+    Silu,
+    Tanh,
+    Where,
+    Xor,
+)
+from cnnc.ir.types import DType, TensorType
 
 LANES = 16
 TINY = float(np.finfo(np.float32).tiny)
@@ -28,30 +47,48 @@ SPECIAL = np.array(
 )
 
 UNARY: list[Unary] = [
-    op for op in (cls() for cls in SCALAR if issubclass(cls, Unary)) if isinstance(op, Unary)
-] + [LeakyRelu(alpha=0.3), Elu(alpha=0.3), Clip(low=-0.5, high=3.0), Clip(low=1.0, high=-1.0)]
-BINARY: list[Binary] = [
-    op for op in (cls() for cls in SCALAR if issubclass(cls, Binary)) if isinstance(op, Binary)
+    *(kind() for kind in SCALAR if issubclass(kind, Unary) and kind not in (Cast, Not)),
+    LeakyRelu(alpha=0.3),
+    Elu(alpha=0.3),
+    Clip(low=-0.5, high=3.0),
+    Clip(low=1.0, high=-1.0),
+    Cast(to=DType.BOOL),
+    Cast(to=DType.F32),
+    IsInf(negative=False),
+    IsInf(positive=False),
+    IsInf(negative=False, positive=False),
 ]
+BINARY: list[Binary] = [
+    kind() for kind in SCALAR if issubclass(kind, Binary) and not issubclass(kind, Logical)
+]
+TRUTHS: list[Elementwise] = [And(), Or(), Xor(), Not(), Equal(), Cast(to=DType.F32)]
 
 
-def program_of(op: Elementwise | None, size: int) -> Program:
+def _result(op: Elementwise, truths: Sequence[bool]) -> DType:
+    dtypes = [DType.BOOL if b else DType.F32 for b in truths]
+    return op.infer(*(TensorType((), dtype) for dtype in dtypes)).dtype
+
+
+def program_of(op: Elementwise | None, size: int, dtypes: Sequence[DType] = ()) -> Program:
     """A loop over `size` elements, a multiple of the lanes; None stands for exp."""
     p = ProgramBuilder("scalar")
     names = op.operands if op else ("x",)
-    inputs = [p.buffer(name) for name in names]
-    y = p.buffer("y")
+    truths = [dtype is DType.BOOL for dtype in dtypes] or [False] * len(names)
+    inputs = [p.buffer(name, b) for name, b in zip(names, truths, strict=True)]
+    y = p.buffer("y", op is not None and _result(op, truths) is DType.BOOL)
     with p.parallel("i", 0, size // LANES) as i:
         values = [p.load(x, i * LANES, LANES) for x in inputs]
         p.store(y, i * LANES, emit_scalar(op, p, *values) if op else exp(p, *values))
     return p.finish()
 
 
-def run(op: Elementwise | None, arrays: Sequence[Floats]) -> Floats:
+def run(op: Elementwise | None, arrays: Sequence[Array]) -> Array:
     size = -(-arrays[0].size // LANES) * LANES
-    buffers = [np.resize(a, size) for a in arrays] + [np.zeros(size, np.float32)]
-    run_program(program_of(op, size), buffers)
-    return np.asarray(buffers[-1][: arrays[0].size], np.float32)
+    dtypes = [DType(a.dtype.name) for a in arrays]
+    result = _result(op, [d is DType.BOOL for d in dtypes]) if op else DType.F32
+    buffers = [np.resize(a, size) for a in arrays] + [np.zeros(size, result.numpy)]
+    run_program(program_of(op, size, dtypes), buffers)
+    return buffers[-1][: arrays[0].size]
 
 
 @cache
@@ -78,7 +115,8 @@ def check_ulp(found: Floats, truth: np.ndarray, ulp: float, floor: float) -> Non
 
 
 def test_every_elementwise_op_has_a_function() -> None:
-    assert set(SCALAR) == {op for op in OPS.values() if issubclass(op, Elementwise)}
+    wanted = {op for op in OPS.values() if issubclass(op, Elementwise) and op.vector}
+    assert set(SCALAR) == wanted
 
 
 def test_exp_is_within_an_ulp() -> None:
@@ -117,10 +155,34 @@ def test_binary_over_all_pairs(op: Binary) -> None:
     np.testing.assert_array_equal(run(op, [a, b]), expected)
 
 
-@pytest.mark.parametrize("op", [*UNARY, *BINARY], ids=str)
+@pytest.mark.parametrize("op", TRUTHS, ids=str)
+def test_truth_values(op: Elementwise) -> None:
+    pairs = [np.array([0, 1, 0, 1], np.bool_), np.array([0, 0, 1, 1], np.bool_)]
+    arrays = pairs[: len(op.operands)]
+    found, wanted = run(op, arrays), op.evaluate(*arrays)
+    assert isinstance(wanted, np.ndarray) and found.dtype == wanted.dtype
+    np.testing.assert_array_equal(found, wanted)
+
+
+@pytest.mark.parametrize("truths", [False, True])
+def test_where_over_all_pairs(truths: bool) -> None:
+    values = SPECIAL > 0 if truths else SPECIAL
+    a, b = (m.reshape(-1) for m in np.meshgrid(values, values))
+    condition = np.arange(a.size) % 3 == 0
+    np.testing.assert_array_equal(run(Where(), [condition, a, b]), np.where(condition, a, b))
+
+
+@pytest.mark.parametrize("op", [*UNARY, *BINARY, *TRUTHS, Where()], ids=str)
 def test_interpreter_agrees(op: Elementwise) -> None:
-    arrays = [np.roll(SPECIAL, 7 * i)[:32] for i in range(len(op.operands))]
-    slow = np.zeros(32, np.float32)
-    program = program_of(op, 32)
+    arrays: list[Array] = [np.roll(SPECIAL, 7 * i)[:32] for i in range(len(op.operands))]
+    if op in TRUTHS or isinstance(op, Where):
+        count = 1 if isinstance(op, Where) else 2
+        arrays[:count] = [a > 0 for a in arrays[:count]]
+    program = program_of(op, 32, [DType(a.dtype.name) for a in arrays])
+    fast = run(op, arrays)
+    slow = np.zeros(32, fast.dtype)
     interpret(program, dict(zip(program.buffers, [*arrays, slow], strict=True)))
-    np.testing.assert_array_max_ulp(run(op, arrays), slow, maxulp=2)
+    if fast.dtype == np.bool_:
+        np.testing.assert_array_equal(fast, slow)
+    else:
+        np.testing.assert_array_max_ulp(fast, slow, maxulp=2)

@@ -83,7 +83,7 @@ def test_canonical_text_prints_back() -> None:
     graph = parse_graph(LENET, WEIGHTS)
     assert print_graph(graph) == LENET == str(graph)
     assert graph.nodes[0].op == Conv2d(pad=(2, 2, 2, 2))
-    steps = (Step(Relu()), Step(Sub(), swapped=True), Step(LeakyRelu(alpha=0.2)))
+    steps = (Step(Relu()), Step(Sub(), at=1), Step(LeakyRelu(alpha=0.2)))
     assert graph.nodes[1].op == Pointwise(epilogue=steps)
     assert graph.nodes[0].locations == (Location("le.cnn", 3, 8, 20, "c"),)
     assert graph.outputs == (("prob", "y"),)

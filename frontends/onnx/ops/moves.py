@@ -36,15 +36,6 @@ def identity(call: Call) -> None:
     call.alias(call.operand(0))
 
 
-def cast(call: Call) -> None:
-    """Cast to the type that the operand has."""
-    x, number = call.operand(0), call.whole("to")
-    call.ignore("saturate", "round_mode")  # they are for 8-bit floats, which are refused
-    if element_type(number) != call.type(x).dtype.numpy:
-        raise Unsupported(f"{call.type(x).dtype} to {element_name(number)}")
-    call.alias(x)
-
-
 def reshape(call: Call) -> None:
     """Reshape to a known shape, whose sizes may be symbolic."""
     x, dims = call.operand(0), call.sizes(1)

@@ -1,0 +1,48 @@
+"""Changes of element type, and operators around truth values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from cnnc.frontends.onnx.call import Call, Unsupported
+from cnnc.frontends.onnx.tensors import element_name, element_type
+from cnnc.ir.op import Op
+from cnnc.ir.ops import Cast, IsInf
+from cnnc.ir.types import DType
+
+_HELP = "export the model with float32, or with whole numbers that NumPy has"
+
+
+def cast(call: Call) -> None:
+    """Cast between numbers and truth values."""
+    number = call.whole("to")
+    call.ignore("saturate", "round_mode")  # they are for 8-bit floats, which are refused
+    dtype = element_type(number)
+    if dtype is None:
+        raise Unsupported(f"a cast to {element_name(number)}", _HELP)
+    _cast(call, DType(dtype.name))
+
+
+def cast_like(call: Call) -> None:
+    """CastLike: to the type of the second input."""
+    call.ignore("saturate", "round_mode")
+    _cast(call, call.type(call.operand(1)).dtype)
+
+
+def _cast(call: Call, to: DType) -> None:
+    x = call.operand(0)
+    if call.type(x).dtype is to:
+        return call.alias(x)
+    return call.result(Cast(to=to), x)
+
+
+def swapped(op: Op) -> Callable[[Call], None]:
+    """The op of two inputs the other way round."""
+    return lambda call: call.result(op, call.operand(1), call.operand(0))
+
+
+def is_inf(call: Call) -> None:
+    """IsInf, of either sign or both."""
+    negative = call.flag("detect_negative", True)
+    positive = call.flag("detect_positive", True)
+    call.result(IsInf(negative=negative, positive=positive), call.operand(0))
