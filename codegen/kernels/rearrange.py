@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from cnnc.codegen.kernels.boxes import Box, boxes
 from cnnc.codegen.kernels.boxloops import box_cycles, move_box
-from cnnc.codegen.kernels.common import View, views, zero_halo
+from cnnc.codegen.kernels.common import View, zero_halo
 from cnnc.ir.kernel import Kernel, Site
 from cnnc.ir.loops import Program, ProgramBuilder
 from cnnc.ir.ops import Border, Expand, Pad, Slice, Tile, Transpose
@@ -57,7 +57,8 @@ class Rearrange(Kernel):
 
     def program(self, site: Site) -> Program:
         p = ProgramBuilder(self.name)
-        (x,), _, y = views(p, site, "x")
+        # Elements of any type are moved as if they were float32, several of small ones at a time.
+        x, y = View(p.buffer("x"), site.operands[0]), View(p.buffer("y"), site.result)
         found = boxes(site.op, x, y)
         assert found is not None, "a candidate's op is made of boxes"
         for box in found:

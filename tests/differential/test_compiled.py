@@ -13,7 +13,7 @@ from strategies import graphs
 import cnnc
 from cnnc.ir.graph import Builder, Graph
 from cnnc.ir.op import Array, Elementwise, Fusable, Op
-from cnnc.ir.ops import OPS, Concat, Div, MaxPool2d, Reorder, Tanh
+from cnnc.ir.ops import OPS, Concat, Div, Less, MaxPool2d, Reorder, Tanh, Transpose
 from cnnc.ir.types import DType, TensorType
 from cnnc.passes import PASSES, PIPELINES
 from cnnc.runtime.reference import evaluate
@@ -95,6 +95,16 @@ def test_random_networks_through_random_pipelines(data: st.DataObject) -> None:
     assert list(found) == list(wanted)
     for name, array in wanted.items():
         assert_close(found[name], array)
+
+
+def test_truth_values_are_moved_as_bytes() -> None:
+    builder = Builder("moved")
+    x = builder.input("x", TensorType((2, 8, 4, 16)))
+    below = builder.add(Less(), [x, builder.constant("zero", np.zeros((), np.float32))])
+    builder.output("y", builder.add(Transpose(perm=(1, 0, 2, 3)), [below]))
+    array = np.random.default_rng(0).standard_normal((2, 8, 4, 16), dtype=np.float32)
+    found = cnnc.compile(builder.finish(), threads=1).run({"x": array})["y"]
+    np.testing.assert_array_equal(found, (array < 0).transpose(1, 0, 2, 3))
 
 
 def test_an_operand_may_outlive_the_concatenation_it_lies_in() -> None:
