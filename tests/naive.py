@@ -9,8 +9,10 @@ import itertools
 import math
 from collections.abc import Callable, Mapping
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
+from naive_data import NAIVE_DATA
 from numpy.typing import NDArray
 
 from cnnc.ir.op import Fusable, Op
@@ -53,12 +55,13 @@ from cnnc.ir.types import DType
 Doubles = NDArray[np.float64]
 
 
-def naive(op: Op, *arrays: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The op's result on the arrays, its epilogue included."""
+def naive(op: Op, *arrays: NDArray[np.float32]) -> Any:
+    """The op's result on the arrays, its epilogue included; a tuple of several results."""
     wide = [np.asarray(array, np.float64) for array in arrays]
     with np.errstate(all="ignore"):
         if not isinstance(op, Fusable):
-            return NAIVE[op.name](op, *wide).astype(np.float32)
+            found = NAIVE[op.name](op, *wide)
+            return found if isinstance(found, tuple) else found.astype(np.float32)
         own, extras = op.split(wide)
         value, rest = NAIVE[op.name](op, *own), iter(extras)
         for step in op.epilogue:
@@ -571,7 +574,7 @@ _ELEMENTS: Mapping[str, Callable[..., float]] = {
     "min": _extreme(min),
 }
 
-NAIVE: Mapping[str, Callable[..., Doubles]] = {
+NAIVE: Mapping[str, Callable[..., Any]] = {
     "conv2d": _conv2d,
     "conv_transpose2d": _conv_transpose2d,
     "dense": _dense,
@@ -600,4 +603,5 @@ NAIVE: Mapping[str, Callable[..., Doubles]] = {
     "resize": _resize,
     "reorder": _same,
     **{name: _elements(function) for name, function in _ELEMENTS.items()},
+    **NAIVE_DATA,
 }

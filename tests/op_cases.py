@@ -20,6 +20,7 @@ import numpy as np
 from elementwise_cases import TAME, Elements
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from op_cases_data import DATA_FAMILIES
 
 from cnnc.ir.op import Array, Binary, Elementwise, Fusable, Op, Step
 from cnnc.ir.ops import (
@@ -496,6 +497,7 @@ _FAMILIES: Mapping[type[Op], Callable[[_Draw], Case]] = {
     Upsample: _upsample,
     Resize: _resize,
     Reorder: lambda d: (Reorder(), (d.normal(*d.image()),)),
+    **DATA_FAMILIES,
 }
 
 

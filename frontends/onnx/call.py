@@ -23,10 +23,13 @@ from cnnc.ir.location import Diagnostic, Location, ParseError
 from cnnc.ir.op import Array, Elementwise, Op
 from cnnc.ir.ops import (
     Border,
+    Compress,
     Concat,
     Dropout,
     Expand,
     Flatten,
+    Indexing,
+    NonZero,
     Pad,
     Reduction,
     Reshape,
@@ -35,6 +38,7 @@ from cnnc.ir.ops import (
     Tile,
     Transpose,
     Trilu,
+    Unique,
 )
 from cnnc.ir.types import Dim, DType, Shape, Sym, TensorType, known
 
@@ -45,7 +49,9 @@ MAX_ELEMENTS = 1 << 36  # of one tensor for one image
 _MAX_NUMBER = (1 << 31) - 1  # of sizes, strides and the like
 _MAX_LIST = 4096  # numbers in a list that is read one by one
 _FLOATS = (DType.F32, DType.F64)
+_MIXED = (Indexing, Compress)  # take operands of different element types
 _ANY_TYPE = (
+    *_MIXED,
     Border,
     Concat,
     Dropout,
@@ -59,6 +65,8 @@ _ANY_TYPE = (
     Tile,
     Transpose,
     Trilu,
+    NonZero,
+    Unique,
 )
 
 # AttributeProto.AttributeType -> (field, what to call it)
@@ -356,7 +364,7 @@ class Call:
 
     def _check_floats(self, op: Op, operands: Sequence[str]) -> None:
         dtypes = {self.type(o).dtype for o in operands}
-        if len(dtypes) > 1:
+        if len(dtypes) > 1 and not isinstance(op, _MIXED):
             raise Unsupported(f"element types differ: {' and '.join(sorted(map(str, dtypes)))}")
         native = self.importer.computing or isinstance(op, _ANY_TYPE)
         if not native and not dtypes <= set(_FLOATS):

@@ -1,7 +1,9 @@
 """The table of ops: name -> class. Adding an op is one class in a family file and one line here."""
 
 from cnnc.ir.op import Op
+from cnnc.ir.ops.blocks import Col2Im
 from cnnc.ir.ops.conv import Conv2d, Convolution, ConvTranspose2d, Dense, Linear
+from cnnc.ir.ops.detect import MaxRoiPool, NonMaxSuppression, Pooling, RoiAlign
 from cnnc.ir.ops.elementwise import (
     Abs,
     Add,
@@ -24,6 +26,16 @@ from cnnc.ir.ops.elementwise import (
     Sqrt,
     Sub,
     Tanh,
+)
+from cnnc.ir.ops.index import (
+    Combine,
+    Gather,
+    GatherElements,
+    GatherND,
+    Indexing,
+    OneHot,
+    ScatterElements,
+    ScatterND,
 )
 from cnnc.ir.ops.logic import (
     And,
@@ -54,6 +66,8 @@ from cnnc.ir.ops.norm import BatchNorm, Normalize, Softmax
 from cnnc.ir.ops.pool import AvgPool2d, GlobalAvgPool, GlobalMaxPool, GlobalPool2d, MaxPool2d
 from cnnc.ir.ops.reduce import How, Reduction
 from cnnc.ir.ops.resize import Coordinates, Interpolation, Resize, ResizedAxis, Rounding
+from cnnc.ir.ops.sample import AffineGrid, GridSample, Padding
+from cnnc.ir.ops.select import Compress, NonZero, Unique
 from cnnc.ir.ops.shape import Concat, Dropout, Flatten, Pad, Reorder, Resampling, Reshape, Upsample
 
 OPS: dict[str, type[Op]] = {
@@ -116,6 +130,21 @@ OPS: dict[str, type[Op]] = {
         Trilu,
         Upsample,
         Resize,
+        Col2Im,
+        MaxRoiPool,
+        NonMaxSuppression,
+        RoiAlign,
+        Compress,
+        Gather,
+        GatherElements,
+        GatherND,
+        NonZero,
+        Unique,
+        OneHot,
+        ScatterElements,
+        ScatterND,
+        AffineGrid,
+        GridSample,
         Reorder,
     )
 }
@@ -124,13 +153,17 @@ __all__ = [
     "OPS",
     "Abs",
     "Add",
+    "AffineGrid",
     "And",
     "AvgPool2d",
     "BatchNorm",
     "Border",
     "Cast",
     "Clip",
+    "Col2Im",
+    "Combine",
     "Comparison",
+    "Compress",
     "Concat",
     "Conv2d",
     "ConvTranspose2d",
@@ -145,32 +178,43 @@ __all__ = [
     "Expand",
     "Filling",
     "Flatten",
+    "Gather",
+    "GatherElements",
+    "GatherND",
     "GlobalAvgPool",
     "GlobalMaxPool",
     "GlobalPool2d",
+    "GridSample",
     "HardSigmoid",
     "HardSwish",
-    "Interpolation",
     "How",
+    "Indexing",
+    "Interpolation",
     "IsInf",
     "IsNaN",
     "LeakyRelu",
     "Less",
     "LessEqual",
     "Linear",
-    "MatMul",
     "Logical",
+    "MatMul",
     "Max",
     "MaxPool2d",
+    "MaxRoiPool",
     "Min",
     "Mul",
     "Neg",
+    "NonMaxSuppression",
+    "NonZero",
     "Normalize",
     "Not",
+    "OneHot",
     "Op",
     "Or",
     "Pad",
+    "Padding",
     "Pointwise",
+    "Pooling",
     "Reduction",
     "Relu",
     "Relu6",
@@ -179,7 +223,10 @@ __all__ = [
     "Reshape",
     "Resize",
     "ResizedAxis",
+    "RoiAlign",
     "Rounding",
+    "ScatterElements",
+    "ScatterND",
     "Sigmoid",
     "Silu",
     "Slice",
@@ -190,6 +237,7 @@ __all__ = [
     "Tile",
     "Transpose",
     "Trilu",
+    "Unique",
     "Upsample",
     "Where",
     "Xor",

@@ -164,7 +164,7 @@ class Resize(Op):
         if self.mode is Interpolation.LINEAR:
             weight = np.maximum(1 - distance, 0)
         else:
-            weight = _cubic(distance, self.cubic)
+            weight = cubic_weight(distance, self.cubic)
         if self.antialias:
             weight = weight / weight.sum(axis=1, keepdims=True)
         return low + offsets, weight
@@ -247,7 +247,7 @@ def _up(rounding: Rounding, twice: int, unit: int) -> bool:
             return twice >= unit
 
 
-def _cubic(distance: NDArray[np.float64], a: float) -> NDArray[np.float64]:
+def cubic_weight(distance: NDArray[np.float64], a: float) -> NDArray[np.float64]:
     """Keys' cubic convolution kernel at a distance."""
     near = ((a + 2) * distance - (a + 3)) * distance * distance + 1
     far = ((a * distance - 5 * a) * distance + 8 * a) * distance - 4 * a

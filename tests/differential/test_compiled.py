@@ -57,7 +57,11 @@ def divides(op: Op) -> bool:
     return isinstance(op, Div) or any(isinstance(step.op, Div) for step in steps)
 
 
-@pytest.mark.parametrize("name", [name for name in OPS if name != Reorder.name])
+# How large their results are is known at run time only.
+SELECTING = ("compress", "non_max_suppression", "non_zero", "unique")
+
+
+@pytest.mark.parametrize("name", [n for n in OPS if n not in (Reorder.name, *SELECTING)])
 @quick
 @given(data=st.data())
 def test_every_op(name: str, data: st.DataObject) -> None:

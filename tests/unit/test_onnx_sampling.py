@@ -12,8 +12,9 @@ from op_cases import TINY, Case, cases
 
 from cnnc.frontends.onnx import export_onnx, load_onnx
 from cnnc.ir.graph import Builder
-from cnnc.ir.location import CnncError
-from cnnc.ir.ops import Coordinates, Resize
+from cnnc.ir.location import CnncError, InputError
+from cnnc.ir.op import Array
+from cnnc.ir.ops import Coordinates, Gather, Resize
 from cnnc.ir.types import TensorType
 from cnnc.runtime.reference import evaluate
 
@@ -66,3 +67,34 @@ def test_resizes_that_cannot_be() -> None:
         refused(proto, "Resize: ", "scales")
     half = model([resize], {"x": (1, 1, "H", 4)}, "y", {"s": np.array([1, 1, 0.3, 2], np.float32)})
     refused(half, "symbolic size H", "--size H=")
+
+
+@pytest.mark.parametrize(
+    ("indices", "op"),
+    [
+        (np.array(1), ["slice", "reshape"]),
+        (np.array(-1), ["slice", "reshape"]),
+        (np.array([0, 1, 2]), ["slice"]),
+        (np.array([4, 2, 0]), ["slice"]),
+        (np.array([-1, -2]), ["slice"]),
+        (np.array([0, 0]), ["gather"]),
+        (np.array([-1, 0]), ["gather"]),
+        (np.array([[1, 2]]), ["gather"]),
+        (np.array([], np.int64), ["gather"]),
+    ],
+)
+def test_gathering_at_known_places(indices: Array, op: list[str]) -> None:
+    proto = model([node("Gather", "x i", "y", axis=1)], {"x": (2, 5, 3)}, "y", {"i": indices})
+    graph = assert_agrees(proto, {"x": floats(2, 5, 3)})
+    assert [n.op.name for n in graph.nodes] == op
+
+
+def test_places_outside_are_refused() -> None:
+    for place in (5, -6):
+        gather = node("Gather", "x i", "y", axis=1)
+        proto = model([gather], {"x": (2, 5)}, "y", {"i": np.array(place)})
+        refused(proto, "Gather: ", "5 elements")
+    op = Gather(axis=0)
+    for place in (3, -4):
+        with pytest.raises(InputError, match=f"gather: index {place} is outside of 3 elements"):
+            op.evaluate(floats(3, 2), np.array([0, place]))

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from enum import Enum
 from fractions import Fraction
 from math import floor
-from typing import TypeVar
 
 import numpy as np
 
 from cnnc.frontends.onnx.call import Call, Unsupported, fix_size
+from cnnc.frontends.onnx.ops.index import word
 from cnnc.frontends.onnx.ops.maps import finish_maps, maps
 from cnnc.frontends.onnx.ops.moves import normalised
 from cnnc.ir.ops import (
@@ -34,7 +33,6 @@ _HALF_PIXELS = (
     Coordinates.PYTORCH_HALF_PIXEL,
     Coordinates.HALF_PIXEL_SYMMETRIC,
 )
-Word = TypeVar("Word", bound=Enum)
 
 
 @dataclass(frozen=True)
@@ -79,14 +77,14 @@ class _Axis:
 def resize(call: Call) -> None:
     """Resize to known sizes or by known scales; before opset 11 its only attribute is `mode`."""
     rank = len(call.shape(0))
-    mode = _word(call, "mode", Interpolation.NEAREST)
+    mode = word(call, "mode", Interpolation.NEAREST)
     if call.opset < 11:
         return _resize_10(call, mode)
     op = Resize(
         axes=(),
         mode=mode,
-        coordinates=_word(call, "coordinate_transformation_mode", Coordinates.HALF_PIXEL),
-        rounding=_word(call, "nearest_mode", Rounding.ROUND_PREFER_FLOOR),
+        coordinates=word(call, "coordinate_transformation_mode", Coordinates.HALF_PIXEL),
+        rounding=word(call, "nearest_mode", Rounding.ROUND_PREFER_FLOOR),
         cubic=call.real("cubic_coeff_a", -0.75),
         exclude_outside=call.flag("exclude_outside"),
         antialias=call.flag("antialias"),
@@ -112,7 +110,7 @@ def resize(call: Call) -> None:
 def upsample(call: Call) -> None:
     """Upsample, which Resize replaces since opset 10; scales are an input since opset 9."""
     scales = call.numbers(1).reshape(-1).tolist() if call.opset >= 9 else call.reals("scales")
-    mode = _word(call, "mode", Interpolation.NEAREST)
+    mode = word(call, "mode", Interpolation.NEAREST)
     op = Resize(axes=(), mode=mode, coordinates=Coordinates.ASYMMETRIC, rounding=Rounding.FLOOR)
     found = _by_scales(call, scales, range(len(call.shape(0))))
     _finish(call, op, [axis for axis in found if not axis.stays])
@@ -128,14 +126,6 @@ def _resize_10(call: Call, mode: Interpolation) -> None:
             raise Unsupported(f"scales={scales}, which enlarge and shrink")
         op = replace(op, rounding=Rounding.CEIL)
     _finish(call, op, found)
-
-
-def _word(call: Call, name: str, default: Word) -> Word:
-    text = call.word(name, default.value)
-    for member in type(default):
-        if member.value == text:
-            return member
-    raise Unsupported(f"{name}={text} is not known")
 
 
 def _by_scales(call: Call, scales: Sequence[float], axes: Sequence[int]) -> list[_Axis]:
