@@ -1,23 +1,26 @@
-"""3x3 convolution by Winograd's F(4, 3) or F(2, 3): 4 or 2.25 times fewer multiplications.
+"""Convolution by Winograd's F(m, r): a third of the multiplications and less.
 
-The map is covered with tiles of m x m outputs. A block of tiles that fits in L2 goes through three
-stages before the next block starts: transform the inputs to n * n matrices V [channels, tiles];
-multiply each with its weights U, which is a 1x1 convolution with tiles for pixels and uses the same
-micro-kernel; transform the products back, add bias, run the epilogue, store. V and the products
-are in the thread's scratch. The input's halo supplies the zeros around the map; at the lower and
-right edge what lies outside the result is not stored.
+The map is covered with tiles of some rows and columns of outputs. A block of tiles that fits in L2
+goes through three stages before the next block starts: transform the inputs to a matrix
+V [channels, tiles] for each of the points; multiply each with its weights U, which is a 1x1
+convolution with tiles for pixels and uses the same micro-kernel; transform the products back, add
+bias, run the epilogue, store. V and the products are in the thread's scratch. The input's halo
+supplies the zeros around the map; at the lower and right edge what lies outside the result is not
+stored.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import product
 from typing import ClassVar
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 
 from cnnc.codegen.kernels.common import (
+    Place,
     channel_counts,
     epilogue_cycles,
     extra_blocks,
@@ -32,26 +35,31 @@ from cnnc.codegen.kernels.common import (
     views,
     zero_halo,
 )
-from cnnc.codegen.kernels.winograd import combine, transform, transform_weight
+from cnnc.codegen.kernels.winograd import MOST_POINTS, Grid, transform
 from cnnc.ir.kernel import NO_HALO, Halo, Kernel, Site
 from cnnc.ir.loops import Index, Program, ProgramBuilder, Value
 from cnnc.ir.op import Array
 from cnnc.ir.ops import Conv2d
 from cnnc.ir.types import DType
 
+Combine = Callable[[ProgramBuilder, Sequence[Value]], list[Value]]
+
+MOST_POINTS_2D = 8  # along each axis
+TRANSFORM_CYCLES = 0.6  # for an instruction of the transforms, at one multiply-add a cycle
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WinogradConv(Kernel):
-    """Winograd convolution F(m x m, 3 x 3) in blocks of tiles.
+    """Winograd convolution in blocks of tiles, also with stride 2 and along one axis alone.
 
-    `block` tiles are transformed at a time; `groups` of `depth` output-channel blocks are computed
+    `block` tiles are transformed at a time; groups of `depth` output-channel blocks are computed
     together; `share` is how many parts the output channels are split into so that several threads
     can work on few blocks (each part transforms the inputs anew).
     """
 
     name: ClassVar[str] = "winograd_conv"
     approximate: ClassVar[bool] = True
-    m: int
+    tile: tuple[int, int]  # (rows, columns) of the result
     block: int
     depth: int
     share: int = 1
@@ -60,23 +68,14 @@ class WinogradConv(Kernel):
     def candidates(cls, site: Site) -> Iterable[WinogradConv]:
         if not _fits(site):
             return
-        target = site.target
         n, _, oh, ow = site.result.dims
-        channels = site.operands[1].dims[1]
-        blocks = -(-site.result.dims[1] // target.lanes)
+        blocks = -(-site.result.dims[1] // site.target.lanes)
         depth = 2 if blocks % 2 == 0 else 1
-        for m in (4, 2):
-            tiles = -(-oh // m) * -(-ow // m)
-            # V takes half of L2; the rest is for the weights that stream through.
-            most = max(target.l2_bytes // 2 // ((m + 2) ** 2 * channels * 4), 7)
-            step = 14 if depth == 2 else 28
-            sizes = {min(tiles, most), min(tiles, max(most // step * step, step))}
-            for size in sorted(sizes):
-                if size > 2 * most:
-                    continue
-                block = pieces(tiles, size)[0][1]
+        for tile in _tiles(site):
+            tiles = -(-oh // tile[0]) * -(-ow // tile[1])
+            for block in _block_sizes(site, grid_of(site, tile).points, tiles, depth):
                 few = -(-tiles // block) * n < 4 and blocks // depth % 2 == 0
-                yield cls(m=m, block=block, depth=depth, share=2 if few else 1)
+                yield cls(tile=tile, block=block, depth=depth, share=2 if few else 1)
 
     def blocks(self, site: Site) -> tuple[tuple[int, ...], int]:
         own, _ = split(site)
@@ -90,8 +89,10 @@ class WinogradConv(Kernel):
         top, left = site.op.pad[:2]
         h, w = site.operands[0].dims[2:]
         oh, ow = site.result.dims[2:]
-        down, across = -(-oh // self.m) * self.m, -(-ow // self.m) * self.m
-        return top, left, max(down + 2 - top - h, 0), max(across + 2 - left - w, 0)
+        grid = grid_of(site, self.tile)
+        bottom = (-(-oh // self.tile[0]) - 1) * grid.rows.step + grid.rows.span - top - h
+        right = (-(-ow // self.tile[1]) - 1) * grid.columns.step + grid.columns.span - left - w
+        return top, left, max(bottom, 0), max(right, 0)
 
     def in_place(self, site: Site) -> tuple[int, ...]:
         return residuals(site)
@@ -100,12 +101,11 @@ class WinogradConv(Kernel):
 
     def cycles(self, site: Site) -> float:
         target = site.target
-        lanes = target.lanes
         images, out, oh, ow = site.result.dims
         channels = site.operands[1].dims[1]
-        in_blocks, out_blocks = -(-channels // lanes), -(-out // lanes)
-        n2 = (self.m + 2) ** 2
-        tiles = -(-oh // self.m) * -(-ow // self.m)
+        in_blocks, out_blocks = -(-channels // target.lanes), -(-out // target.lanes)
+        grid = grid_of(site, self.tile)
+        tiles = -(-oh // self.tile[0]) * -(-ow // self.tile[1])
         products = 0.0
         for _, size, count in pieces(tiles, self.block):
             for _, width, times in pieces(size, _columns(self.depth, target.registers)):
@@ -113,43 +113,23 @@ class WinogradConv(Kernel):
                 loads = (self.depth + width) / target.load_per_cycle
                 step = max(work, loads, 4.0)
                 products += count * times * (channels * step + 2 * self.depth * width + 10)
-        products *= n2 * out_blocks / self.depth
-        # A transform costs about 5 instructions for each element that it reads and writes.
-        inputs = 5.0 * n2 * tiles * in_blocks * self.share / target.fma_per_cycle
-        outputs = 5.0 * n2 * tiles * out_blocks / target.fma_per_cycle
-        weights = 4.0 * n2 * channels * out_blocks * lanes * -(-tiles // self.block)
-        stream = target.stream_bytes_per_cycle(4.0 * n2 * channels * out_blocks * lanes)
+        products *= grid.points * out_blocks / self.depth
+        inputs = _input_work(grid) * tiles * in_blocks * self.share
+        outputs = _output_work(grid) * tiles * out_blocks
+        weights = 4.0 * grid.points * channels * out_blocks * target.lanes
+        # In a network the weights are in memory at first.
+        again = (-(-tiles // self.block) - 1) / target.stream_bytes_per_cycle(weights)
+        streamed = weights * (1 / target.memory_bytes_per_cycle + again)
         moved = 0.5 * 4.0 * (site.operands[0].elements / images + site.result.elements / images)
         beyond = target.stream_bytes_per_cycle(target.l2_bytes + 1)
-        work = max(products, weights / stream) + inputs + outputs + moved / beyond
+        transforms = TRANSFORM_CYCLES * (inputs + outputs) / target.fma_per_cycle
+        # Prefetching hides most of the shorter of the two behind the longer.
+        both = max(products, streamed) + 0.25 * min(products, streamed)
+        work = both + transforms + moved / beyond
         return images * work + epilogue_cycles(site, site.target.lanes)
 
     def relative_error(self, site: Site, weight: Array) -> float:
-        """Largest error against float64 on sample inputs, relative to the result's range.
-
-        The sample is some tiles of seeded noise, half of them cut off at zero as after a relu, and
-        some of the output channels.
-        """
-        t = transform(self.m)
-        rng = np.random.default_rng(0)
-        sample = weight[:: max(len(weight) // 16, 1)]
-        tiles = 8
-        d = rng.standard_normal((tiles, sample.shape[1], self.m + 2, self.m + 2))
-        d[tiles // 2 :] = np.maximum(d[tiles // 2 :], 0)
-        d = d.astype(np.float32)
-        rows, out = t.input.astype(np.float32), t.output.astype(np.float32)
-        u = transform_weight(sample, self.m).astype(np.float32)
-        v = (rows @ d @ rows.T).reshape(tiles, sample.shape[1], -1)
-        products = np.matmul(u, v.transpose(2, 1, 0))  # [n * n, OC, tiles]
-        side = self.m + 2
-        grid = products.transpose(1, 2, 0).reshape(len(sample), tiles, side, side)
-        got = out @ grid @ out.T
-        windows = sliding_window_view(d.astype(np.float64), (3, 3), (2, 3))
-        patches = windows.transpose(1, 4, 5, 0, 2, 3).reshape(sample[0].size, -1)
-        exact = sample.reshape(len(sample), -1).astype(np.float64) @ patches
-        wanted = exact.reshape(len(sample), tiles, self.m, self.m)
-        span = np.abs(wanted).max()
-        return float(np.abs(got - wanted).max() / span) if span else 0.0
+        return grid_of(site, self.tile).relative_error(weight)
 
     # -- weights -----------------------------------------------------------------------------
 
@@ -157,19 +137,20 @@ class WinogradConv(Kernel):
         lanes = site.target.lanes
         own, _ = split(site)
         if operand == 1:
-            return self.pack_weight(array, lanes)
+            return self.pack_weight(site, array)
         if operand < len(own):
             return pack_bias(array, lanes)
         return pack_extra(array, lanes)
 
-    def pack_weight(self, weight: Array, lanes: int) -> Array:
+    def pack_weight(self, site: Site, weight: Array) -> Array:
         """[group][point][channel][block][lane], a group being `depth` output-channel blocks."""
         out, channels = weight.shape[:2]
-        points = (self.m + 2) ** 2
+        lanes, grid = site.target.lanes, grid_of(site, self.tile)
+        points = grid.points
         group = self.depth * lanes
         packed = np.zeros((-(-out // group), points, channels, self.depth, lanes), np.float32)
         for i in range(len(packed)):  # a group at a time bounds the float64 copies
-            part = transform_weight(weight[i * group : (i + 1) * group], self.m)
+            part = grid.weights(weight[i * group : (i + 1) * group])
             full = np.zeros((points, group, channels))
             full[:, : part.shape[1]] = part
             split_group = full.reshape(points, self.depth, lanes, channels)
@@ -190,9 +171,76 @@ def _fits(site: Site) -> bool:
         return False
     if 0 in site.result.shape or not extras_fit(site, site.target.lanes):
         return False
-    plain = op.stride == (1, 1) and op.dilation == (1, 1) and op.groups == 1
     out, channels, kh, kw = site.operands[1].dims
-    return plain and (kh, kw) == (3, 3) and channels >= 16 and out >= 16
+    plain = op.dilation == (1, 1) and op.groups == 1 and max(op.stride) <= 2
+    return plain and max(kh, kw) > 1 and channels >= 16 and out >= 16
+
+
+def grid_of(site: Site, tile: tuple[int, int]) -> Grid:
+    """The transforms for tiles of that many rows and columns."""
+    op = site.op
+    assert isinstance(op, Conv2d)
+    _, _, kh, kw = site.operands[1].dims
+    return Grid(transform(tile[0], kh, op.stride[0]), transform(tile[1], kw, op.stride[1]))
+
+
+def _tiles(site: Site) -> Iterator[tuple[int, int]]:
+    """The tiles that save at least a fifth of the multiplications, and more than all those with as
+    few points (weights grow with the points)."""
+    op = site.op
+    assert isinstance(op, Conv2d)
+    _, _, oh, ow = site.result.dims
+    _, _, kh, kw = site.operands[1].dims
+    # Errors grow with the points, and in two dimensions with their square.
+    most = MOST_POINTS if min(kh, kw) == 1 else MOST_POINTS_2D
+    found = []
+    for rows, columns in product(
+        _sides(kh, op.stride[0], oh, most), _sides(kw, op.stride[1], ow, most)
+    ):
+        points = grid_of(site, (rows, columns)).points
+        found.append((points, -(-oh // rows) * -(-ow // columns) * points, rows, columns))
+    least = 0.8 * oh * ow * kh * kw
+    for _, products, rows, columns in sorted(found):
+        if products < least:
+            least = products
+            yield rows, columns
+
+
+def _sides(taps: int, stride: int, length: int, most: int) -> Iterator[int]:
+    if taps == 1:
+        yield 1
+        return
+    for m in range(2, most):
+        points = m + -(-taps // stride) - 1
+        if points <= most and m < length + 2:
+            yield m
+
+
+def _block_sizes(site: Site, points: int, tiles: int, depth: int) -> set[int]:
+    """How many tiles may be transformed at a time."""
+    # V takes half of L2, or more if that saves a pass; the rest is for the weights that stream
+    # through.
+    channels = site.operands[1].dims[1]
+    most = max(site.target.l2_bytes // 2 // (points * channels * 4), 7)
+    step = 14 if depth == 2 else 28
+    sizes = {min(tiles, size) for size in (most, max(most // step * step, step), tiles)}
+    return {pieces(tiles, size)[0][1] for size in sizes if size <= 2 * most}
+
+
+def _input_work(grid: Grid) -> float:
+    """Instructions that transform one tile of one channel block."""
+    rows, columns = grid.rows, grid.columns
+    down = rows.input_work + rows.span + 2 * rows.n
+    across = columns.input_work + columns.span + 2 * columns.n
+    return (columns.span * down if rows.n > 1 else 0) + (rows.n * across if columns.n > 1 else 0)
+
+
+def _output_work(grid: Grid) -> float:
+    """Instructions that transform one tile of one block of output channels back."""
+    rows, columns = grid.rows, grid.columns
+    down = rows.output_work + rows.n + 2 * rows.m
+    across = columns.output_work + columns.n + 2 * columns.m
+    return (columns.n * down if rows.n > 1 else 0) + (rows.m * across if columns.n > 1 else 0)
 
 
 def _columns(depth: int, registers: int) -> int:
@@ -210,21 +258,21 @@ class _Writer:
         inputs, self.extras, self.y = views(p, site, "x", "weight", "bias")
         self.x, self.weight = inputs[0], inputs[1]
         self.bias = inputs[2] if len(inputs) > 2 else None
-        self.lanes = site.target.lanes
-        self.m, self.n = kernel.m, kernel.m + 2
+        self.lanes = lanes = site.target.lanes
+        self.grid = grid = grid_of(site, kernel.tile)
         self.images, out, self.oh, self.ow = site.result.dims
         self.channels = site.operands[1].dims[1]
         self.in_blocks = -(-self.channels // self.lanes)
         self.groups = -(-out // (self.lanes * kernel.depth))
-        self.across = -(-self.ow // self.m)
-        self.tiles = -(-self.oh // self.m) * self.across
+        self.across = -(-self.ow // kernel.tile[1])
+        self.tiles = -(-self.oh // kernel.tile[0]) * self.across
         block = kernel.block
         # V: [point][channel block][tile][lane]; products: [point][block of the group][tile][lane].
         self.v_point = self.in_blocks * block * self.lanes
         self.product_point = kernel.depth * block * self.lanes
-        self.v = p.scratch("v", self.n**2 * self.v_point)
-        self.products = p.scratch("products", self.n**2 * self.product_point)
-        self.half = p.scratch("half", self.n**2 * self.lanes)
+        self.v = p.scratch("v", grid.points * self.v_point)
+        self.products = p.scratch("products", grid.points * self.product_point)
+        self.half = p.scratch("half", grid.rows.n * max(grid.columns.n, grid.columns.span) * lanes)
 
     def write(self) -> Program:
         p, share = self.p, self.kernel.share
@@ -249,33 +297,30 @@ class _Writer:
 
     def transform_inputs(self, image: Index, first: Index, size: int) -> None:
         """V = B' d B for every channel block and tile of the block."""
-        p, n, lanes = self.p, self.n, self.lanes
-        matrix = transform(self.m).input
+        p, lanes = self.p, self.lanes
+        rows, columns = self.grid.rows, self.grid.columns
         with p.loop("c", 0, self.in_blocks) as c, p.loop("k", 0, size) as k:
             tile = p.let("at", first + k)
-            top = p.let("top", tile // self.across * self.m - self.op.pad[0])
-            left = p.let("left", tile % self.across * self.m - self.op.pad[1])
-            with p.loop("j", 0, n) as j:
-                column = [
-                    p.bind(
-                        "d", p.load(self.x.buffer, self.x.at(image, c, top + i, left + j), lanes)
-                    )
-                    for i in range(n)
-                ]
-                for i, value in enumerate(combine(p, matrix, column)):
-                    p.store(self.half, (j + i * n) * lanes, value)
-            with p.loop("i", 0, n) as i:
-                row = [p.bind("d", p.load(self.half, (i * n + j) * lanes, lanes)) for j in range(n)]
-                to = p.let("to", i * (n * self.v_point) + (c * size + k) * lanes)
-                for j, value in enumerate(combine(p, matrix, row)):
-                    p.store(self.v, to + j * self.v_point, value)
+            top = p.let("top", tile // self.across * rows.step - self.op.pad[0])
+            left = p.let("left", tile % self.across * columns.step - self.op.pad[1])
+
+            def source(i: Place, j: Place) -> Value:
+                return p.load(self.x.buffer, self.x.at(image, c, top + i, left + j), lanes)
+
+            def result(i: Place, j: Place, value: Value) -> None:
+                point = i * columns.n + j
+                p.store(self.v, point * self.v_point + (c * size + k) * lanes, value)
+
+            self.both(
+                rows.inputs, columns.inputs, (rows.span, columns.span), rows.n, source, result
+            )
 
     def multiply(self, group: Index, size: int) -> None:
         """products[point] = U[point] V[point] for one group of output-channel blocks."""
         p, lanes, depth = self.p, self.lanes, self.kernel.depth
         panel = self.channels * depth * lanes
-        with p.loop("point", 0, self.n**2) as point:
-            weights = p.let("weights", (group * self.n**2 + point) * panel)
+        with p.loop("point", 0, self.grid.points) as point:
+            weights = p.let("weights", (group * self.grid.points + point) * panel)
             for start, width, times in pieces(size, _columns(depth, self.site.target.registers)):
                 with p.loop("q", 0, times) as q:
                     acc = p.tile("acc", (depth, 1, width), lanes)
@@ -300,33 +345,75 @@ class _Writer:
 
     def transform_products(self, image: Index, group: Index, first: Index, size: int) -> None:
         """y = A' products A, with bias and epilogue, for every tile of the block."""
-        p, n, m, lanes = self.p, self.n, self.m, self.lanes
-        matrix = transform(m).output
+        p, lanes = self.p, self.lanes
+        rows, columns = self.grid.rows, self.grid.columns
         with p.loop("b", 0, self.kernel.depth) as b, p.loop("k", 0, size) as k:
             out_block = p.let("oc", group * self.kernel.depth + b)
             tile = p.let("at", first + k)
-            top, left = p.let("oh", tile // self.across * m), p.let("ow", tile % self.across * m)
+            top = p.let("oh", tile // self.across * rows.m)
+            left = p.let("ow", tile % self.across * columns.m)
             bias = None
             if self.bias is not None:
                 bias = p.bind("bias", p.load(self.bias.buffer, out_block * lanes, lanes))
-            with p.loop("j", 0, n) as j:
-                at = p.let("from", j * self.product_point + (b * size + k) * lanes)
-                column = [
-                    p.bind("d", p.load(self.products, at + i * (n * self.product_point), lanes))
-                    for i in range(n)
-                ]
-                for i, value in enumerate(combine(p, matrix, column)):
-                    p.store(self.half, (j + i * n) * lanes, value)
-            with p.loop("i", 0, (top * -1 + self.oh).min(m)) as i:
-                row = [p.bind("d", p.load(self.half, (i * n + j) * lanes, lanes)) for j in range(n)]
-                for j, value in enumerate(combine(p, matrix, row)):
-                    value = value + bias if bias is not None else value
-                    place = (image, out_block, top + i, left + j)
-                    if j < (self.ow - 1) % m + 1:
-                        self.store(value, *place)
-                    else:  # only the last column of tiles reaches beyond the result
-                        with p.when(left, 0, self.ow - j):
-                            self.store(value, *place)
+
+            def source(i: Place, j: Place) -> Value:
+                point = i * columns.n + j
+                at = point * self.product_point + (b * size + k) * lanes
+                return p.load(self.products, at, lanes)
+
+            def result(i: Place, j: Place, value: Value) -> None:
+                value = value + bias if bias is not None else value
+                # Only the last tiles reach beyond the result.
+                with self.inside(top, i, self.oh, rows.m), self.inside(left, j, self.ow, columns.m):
+                    self.store(value, image, out_block, top + i, left + j)
+
+            inside = (top * -1 + self.oh).min(rows.m) if rows.m > 1 else Index(1)
+            self.both(rows.outputs, columns.outputs, (rows.n, columns.n), inside, source, result)
+
+    def both(
+        self,
+        down: Combine,
+        across: Combine,
+        size: tuple[int, int],
+        height: Index | int,
+        source: Callable[[Place, Place], Value],
+        result: Callable[[Place, Place, Value], None],
+    ) -> None:
+        """Transforms what `source` reads at rows x columns, first down and then across.
+
+        `height` is how many rows are left after the first. An axis with one tap is left out.
+        """
+        p, lanes, (rows, columns) = self.p, self.lanes, size
+        two = self.grid.rows.n > 1 and self.grid.columns.n > 1
+
+        def keep(i: Place, j: Place, value: Value) -> None:
+            p.store(self.half, (i * columns + j) * lanes, value)
+
+        def kept(i: Place, j: Place) -> Value:
+            return p.load(self.half, (i * columns + j) * lanes, lanes)
+
+        if self.grid.rows.n > 1:
+            with p.loop("j", 0, columns) as j:
+                line = [p.bind("d", source(i, j)) for i in range(rows)]
+                for i, value in enumerate(down(p, line)):
+                    (keep if two else result)(i, j, value)
+        if self.grid.columns.n > 1:
+            with p.loop("i", 0, height) as i:
+                line = [p.bind("d", (kept if two else source)(i, j)) for j in range(columns)]
+                for j, value in enumerate(across(p, line)):
+                    result(i, j, value)
+
+    @contextmanager
+    def inside(self, first: Index, at: Place, length: int, m: int) -> Iterator[None]:
+        """Runs the block unless place `at` of a tile of m, starting at `first`, is beyond the end.
+
+        A loop variable stays inside by its loop's bounds.
+        """
+        if isinstance(at, Index) or at <= (length - 1) % m:
+            yield
+        else:
+            with self.p.when(first, 0, length - at):
+                yield
 
     def store(self, value: Value, *place: Index) -> None:
         result = finish(self.p, self.site, value, self.extras, *place)

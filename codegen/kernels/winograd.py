@@ -1,62 +1,228 @@
-"""Winograd's transforms F(m x m, 3 x 3), made from their points.
+"""Winograd's transforms: m outputs of a correlation with r taps by fewer products than m * r.
 
-y = A' [ (G g G') * (B' d B) ] A computes an m x m tile of a 3x3 correlation from an n x n tile of
-input, n = m + 2, with n * n products for each pair of channels instead of 9 * m * m (Lavin and
-Gray, 2016). The points c, -c, 1/c, -1/c keep the rounding error small (Alam et al., 2022).
+In one dimension y = A' [ (G g) * (B' d) ] takes n = m + r - 1 products (Toom and Cook's F(m, r));
+two dimensions nest (Lavin and Gray, 2016). Points come as pairs c, -c, most of them with 1/c and
+-1/c, which keeps the rounding error small (Alam et al., 2022). With stride s every s-th input meets
+every s-th tap: s correlations of stride 1 (phases), whose results are added.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.polynomial.polynomial import polyfromroots
 
 from cnnc.ir.loops import Constant, ProgramBuilder, Value, fma
 from cnnc.ir.op import Array
 
-POINTS: dict[int, tuple[float, ...]] = {
-    # m -> the finite points; infinity is the last one
-    2: (0.0, 1.0, -1.0),
-    4: (0.0, 0.5**0.5, -(0.5**0.5), 2.0**0.5, -(2.0**0.5)),
-}
+# By their number the pairs c, -c of finite points; 0 is one more where the points are odd in
+# number, infinity is the last one. Found by search for the least error on noise.
+PAIRS: tuple[tuple[float, ...], ...] = (
+    (),
+    (1.0,),
+    (2.0**0.5, 0.5**0.5),
+    (1.0, 1.7, 1 / 1.7),
+    (1.25, 1 / 1.25, 2.2, 1 / 2.2),
+    (1.0, 1.4, 1 / 1.4, 2.6, 1 / 2.6),
+)
+MOST_POINTS = 2 * len(PAIRS)
 
 
-@dataclass(frozen=True)
-class Transform:
-    """The matrices in float64: `output` A' [m, n], `weight` G [n, 3], `input` B' [n, n]."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Phase:
+    """F(m, r) in float64: `output` A' [m, n], `weight` G [n, r], `input` B' [n, n]."""
 
     output: Array
     weight: Array
     input: Array
 
+    @property
+    def n(self) -> int:
+        """Products."""
+        return len(self.weight)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether there is nothing to transform: a single tap."""
+        return int(self.weight.shape[1]) == 1
+
+    @property
+    def input_work(self) -> float:
+        """About how many instructions `combine` makes of `input`."""
+        return 0.0 if self.is_plain else self.n * (self.n / 2 + 1)
+
+    @property
+    def output_work(self) -> float:
+        """About how many instructions `combine` makes of `output`."""
+        return 0.0 if self.is_plain else len(self.output) * self.n / 2 + self.n
+
+
+def points(count: int) -> list[float]:
+    """That many finite points."""
+    pairs = [c for point in PAIRS[count // 2] for c in (point, -point)]
+    return [0.0, *pairs] if count % 2 else pairs
+
+
+def _phase(m: int, r: int) -> Phase:
+    if r == 1:
+        return Phase(np.eye(m), np.ones((m, 1)), np.eye(m))
+    finite = points(m + r - 2)
+    n = m + r - 1
+    output, weight, source = np.zeros((m, n)), np.zeros((n, r)), np.zeros((n, n))
+    for j, point in enumerate(finite):
+        others = [q for q in finite if q != point]
+        output[:, j] = [point**i for i in range(m)]
+        weight[j] = [point**k / np.prod([point - q for q in others]) for k in range(r)]
+        source[j, : n - 1] = polyfromroots(others)
+        if len(finite) % 2 == 0 and point < 0:  # as with the point 0: see `combine` on rows
+            weight[j], source[j] = -weight[j], -source[j]
+    output[m - 1, n - 1] = weight[n - 1, r - 1] = 1.0
+    source[n - 1] = polyfromroots(finite)
+    source[np.abs(source) < 1e-12] = 0.0
+    return Phase(output, weight, source)
+
+
+@dataclass(frozen=True)
+class Transform:
+    """m results, r taps and a stride along one axis; the phases that have taps, in order."""
+
+    m: int
+    r: int
+    stride: int
+
+    @property
+    def span(self) -> int:
+        """How many neighbouring inputs are read."""
+        return (self.m - 1) * self.stride + self.r
+
+    @property
+    def step(self) -> int:
+        """From the first input of one tile to that of the next."""
+        return self.m * self.stride
+
+    @cached_property
+    def phases(self) -> tuple[Phase, ...]:
+        """Those that have taps; phase p takes the inputs and the taps p, p + stride, ..."""
+        counts = [-(-(self.r - p) // self.stride) for p in range(min(self.stride, self.r))]
+        return tuple(_phase(self.m, taps) for taps in counts)
+
+    @cached_property
+    def n(self) -> int:
+        """Products."""
+        return sum(phase.n for phase in self.phases)
+
+    @cached_property
+    def output(self) -> Array:
+        """All phases in one: A' [m, n]."""
+        return np.concatenate([phase.output for phase in self.phases], axis=1)
+
+    @cached_property
+    def weight(self) -> Array:
+        """All phases in one: G [n, r]."""
+        return self._spread([phase.weight for phase in self.phases], self.r)
+
+    @cached_property
+    def input(self) -> Array:
+        """All phases in one: B' [n, span]."""
+        return self._spread([phase.input for phase in self.phases], self.span)
+
+    def _spread(self, parts: Sequence[Array], columns: int) -> Array:
+        """The parts below each other, part p in the columns p, p + stride, ..."""
+        whole, row = np.zeros((self.n, columns)), 0
+        for p, part in enumerate(parts):
+            end = p + part.shape[1] * self.stride
+            whole[row : row + len(part), p : end : self.stride] = part
+            row += len(part)
+        return whole
+
+    @property
+    def input_work(self) -> float:
+        """About how many instructions `inputs` makes."""
+        return sum(phase.input_work for phase in self.phases)
+
+    @property
+    def output_work(self) -> float:
+        """About how many instructions `outputs` makes."""
+        more = (len(self.phases) - 1) * self.m
+        return sum(phase.output_work for phase in self.phases) + more
+
+    def inputs(self, p: ProgramBuilder, values: Sequence[Value]) -> list[Value]:
+        """B' values, of the `span` inputs."""
+        found: list[Value] = []
+        for i, phase in enumerate(self.phases):
+            mine = values[i :: self.stride][: phase.n]
+            found += mine if phase.is_plain else combine(p, phase.input, mine)
+        return found
+
+    def outputs(self, p: ProgramBuilder, products: Sequence[Value]) -> list[Value]:
+        """A' products."""
+        total: list[Value] = []
+        first = 0
+        for phase in self.phases:
+            mine = products[first : first + phase.n]
+            part = list(mine) if phase.is_plain else combine(p, phase.output, mine)
+            pairs = zip(total, part, strict=True)
+            total = [p.bind("y", a + b) for a, b in pairs] if total else part
+            first += phase.n
+        return total
+
 
 @cache
-def transform(m: int) -> Transform:
-    """The matrices of F(m, 3)."""
-    points = POINTS[m]
-    n = m + 2
-    output, weight, source = np.zeros((m, n)), np.zeros((n, 3)), np.zeros((n, n))
-    for j, point in enumerate(points):
-        others = [q for q in points if q != point]
-        output[:, j] = [point**i for i in range(m)]
-        weight[j] = [point**k / np.prod([point - q for q in others]) for k in range(3)]
-        source[j, : n - 1] = np.poly(others)[::-1]
-    output[m - 1, n - 1] = weight[n - 1, 2] = 1.0
-    source[n - 1] = np.poly(points)[::-1]
-    source[np.abs(source) < 1e-12] = 0.0
-    return Transform(output, weight, source)
+def transform(m: int, r: int, stride: int = 1) -> Transform:
+    """The transform of F(m, r) with a stride."""
+    return Transform(m, r, stride)
 
 
-def transform_weight(weight: Array, m: int) -> Array:
-    """G g G' for every pair of channels, in float64: [OC, IC, 3, 3] -> [n * n, OC, IC]."""
-    g = transform(m).weight
-    out, channels = weight.shape[:2]
-    both = np.kron(g, g)  # [n * n, 9]
-    flat = weight.reshape(out * channels, 9).T.astype(np.float64)
-    result: Array = (both @ flat).reshape(-1, out, channels)
-    return result
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """The transforms down and across."""
+
+    rows: Transform
+    columns: Transform
+
+    @property
+    def points(self) -> int:
+        """Products for a tile and a pair of channels."""
+        return self.rows.n * self.columns.n
+
+    def weights(self, weight: Array) -> Array:
+        """G g G' for every pair of channels, in float64: [OC, IC, kh, kw] -> [points, OC, IC]."""
+        out, channels = weight.shape[:2]
+        both = np.kron(self.rows.weight, self.columns.weight)  # [points, kh * kw]
+        flat = weight.reshape(out * channels, -1).T.astype(np.float64)
+        result: Array = (both @ flat).reshape(-1, out, channels)
+        return result
+
+    def relative_error(self, weight: Array) -> float:
+        """Largest error against float64 on sample inputs, relative to the result's range.
+
+        The sample is some tiles of seeded noise, half of them cut off at zero as after a relu, and
+        some of the output channels.
+        """
+        rows, columns = self.rows, self.columns
+        rng = np.random.default_rng(0)
+        sample = weight[:: max(len(weight) // 16, 1)]
+        tiles, (out, channels) = 8, sample.shape[:2]
+        d = rng.standard_normal((tiles, channels, rows.span, columns.span))
+        d[tiles // 2 :] = np.maximum(d[tiles // 2 :], 0)
+        d = d.astype(np.float32)
+        u = self.weights(sample).astype(np.float32)
+        down, across = rows.input.astype(np.float32), columns.input.astype(np.float32)
+        v = (down @ d @ across.T).reshape(tiles, channels, -1)
+        products = np.matmul(u, v.transpose(2, 1, 0))  # [points, OC, tiles]
+        grid = products.transpose(1, 2, 0).reshape(out, tiles, rows.n, columns.n)
+        got = rows.output.astype(np.float32) @ grid @ columns.output.astype(np.float32).T
+        windows = sliding_window_view(d.astype(np.float64), (rows.r, columns.r), (2, 3))
+        windows = windows[:, :, :: rows.stride, :: columns.stride]
+        patches = windows.transpose(1, 4, 5, 0, 2, 3).reshape(sample[0].size, -1)
+        exact = sample.reshape(out, -1).astype(np.float64) @ patches
+        wanted = exact.reshape(out, tiles, rows.m, columns.m)
+        span = np.abs(wanted).max()
+        return float(np.abs(got - wanted).max() / span) if span else 0.0
 
 
 def combine(p: ProgramBuilder, matrix: Array, inputs: Sequence[Value]) -> list[Value]:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from kernel_harness import compile_program, planned, presets, run_interpreted, run_native, site_for
 
@@ -16,7 +16,7 @@ from cnnc.ir.kernel import NO_HALO, Site
 from cnnc.ir.op import Array, Step
 from cnnc.ir.ops import Add, Conv2d, Relu
 
-ERROR = 1e-5  # of the result's range: F(4, 3) loses about a digit to direct summation
+ERROR = 5e-5  # of the result's range: F(6, 3) loses about two digits to direct summation
 
 
 def candidates(site: Site) -> list[WinogradConv]:
@@ -82,7 +82,9 @@ def test_every_candidate(
         arrays.append(np.random.default_rng(seed).standard_normal(exact_shape(op, arrays)))
         arrays[-1] = arrays[-1].astype(np.float32)
     site = site_for(op, arrays, [False, True, True, False][: len(arrays)])
-    kernel = data.draw(st.sampled_from(candidates(site)))
+    found = candidates(site)
+    assume(found)  # none for a single element
+    kernel = data.draw(st.sampled_from(found))
     halo = (1, 2, 3, 1) if bordered else NO_HALO
     assert_within(run_native(kernel, site, arrays, halo=halo, spare=1), exact(op, arrays))
 
@@ -131,7 +133,7 @@ def test_the_error_is_bounded(name: str) -> None:
     site = site_for(op, arrays, [False, True, True])
     for kernel in candidates(site):
         found = run_native(kernel, site, arrays)
-        bound = 2e-6 * magnitude + 1e-37  # denormals are zeros
+        bound = 1e-5 * magnitude + 1e-37  # denormals are zeros
         assert float(np.abs(found - wanted).max()) <= bound
 
 
@@ -146,9 +148,9 @@ def test_what_is_not_finite_stays_in_its_tiles(special: float) -> None:
     for kernel in candidates(site):
         found = run_native(kernel, site, arrays)
         assert not np.isfinite(found[reached]).any()
-        # Tiles of m x m results read m + 2 inputs a side: none farther away sees the element.
+        # Tiles of m results read m + 2 inputs a side: none farther away sees the element.
         down, across = np.indices((14, 14))
-        far = (np.abs(down - 6) > kernel.m) | (np.abs(across - 7) > kernel.m)
+        far = (np.abs(down - 6) > kernel.tile[0]) | (np.abs(across - 7) > kernel.tile[1])
         assert_within(found[..., far], wanted[..., far])
 
 
@@ -175,12 +177,12 @@ def test_every_target_compiles() -> None:
 def test_the_transforms_are_exact() -> None:
     """In float64: sums over the transformed tile are those of the definition."""
     rng = np.random.default_rng(5)
-    for m in (2, 4):
-        t = transform(m)
+    for m in (2, 3, 4, 5, 6):
+        t = transform(m, 3)
         d, g = rng.standard_normal(m + 2), rng.standard_normal(3)
         spread = t.weight @ g
         found = t.output @ (spread * (t.input @ d))
-        np.testing.assert_allclose(found, np.correlate(d, g, "valid"), rtol=1e-12)
+        np.testing.assert_allclose(found, np.correlate(d, g, "valid"), rtol=1e-9)
 
 
 def test_the_estimate_covers_the_error() -> None:
