@@ -71,6 +71,10 @@ class Prepared(BackendRep):
         values = [results[name] for name in self._outputs]
         return tuple(namedtupledict("Outputs", self._outputs)(*values))
 
+    def compiled(self, inputs: Any) -> CompiledModel:
+        """The model that runs these inputs; arguments and errors as for `run`."""
+        return self._model_for(self._named(inputs))
+
     def _named(self, inputs: Any) -> dict[str, Array]:
         if isinstance(inputs, Mapping):
             given = dict(inputs)
@@ -84,7 +88,10 @@ class Prepared(BackendRep):
             raise InputError(
                 Diagnostic("the names are not those of the inputs", help=f"the inputs are {names}")
             )
-        return {name: np.asarray(value) for name, value in given.items()}
+        try:
+            return {name: np.asarray(value) for name, value in given.items()}
+        except ValueError:
+            raise InputError("an input is no array, which is all that a model can take") from None
 
     def _model_for(self, arrays: Mapping[str, Array]) -> CompiledModel:
         with self._lock:

@@ -155,7 +155,8 @@ def _columns(site: Site) -> int:
     _, axis = _axes(site)
     free = site.target.registers - 4
     taps = [range(axis.window)]
-    widths = range(1, axis.count + 1)
+    # w windows of k columns meet w columns at least, and k: wider ones need not be tried.
+    widths = range(1, min(axis.count, free) + 1) if axis.window <= free else ()
     most = max((w for w in widths if len(_met(axis, taps * w)) <= free), default=0)
     return pieces(axis.count, most)[0][1] if most else 0
 

@@ -1,0 +1,38 @@
+"""cnnc passes ONNX's own tests for backends, apart from what `skips.toml` lists."""
+
+from __future__ import annotations
+
+import pytest
+from onnx_conformance.skips import Skips
+from onnx_conformance.suite import KINDS, Case, load_cases, run
+
+from cnnc.ir.location import CnncError
+
+QUICK = ("test_squeezenet", "test_shufflenet")  # of the networks
+CASES = load_cases(*KINDS)
+SKIPS = Skips.load()
+
+
+def _parameter(case: Case) -> object:
+    slow = case.kind == "real" and case.name not in QUICK
+    return pytest.param(case, id=case.id, marks=[pytest.mark.slow] if slow else [])
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's, where cases compute NaN
+@pytest.mark.parametrize("case", map(_parameter, CASES))
+def test_case(case: Case) -> None:
+    skipped = SKIPS.entries(case)
+    if not skipped:
+        run(case)
+        return
+    expected = AssertionError if case.id in SKIPS.differs else CnncError
+    try:
+        run(case)
+    except expected:
+        return
+    names = ", ".join(f"[{table}] {name}" for table, name in skipped)
+    pytest.fail(f"passes, but skips.toml lists it: {names}; see onnx_conformance/update.py")
+
+
+def test_every_entry_is_used() -> None:
+    assert not SKIPS.unused(CASES)
