@@ -325,7 +325,7 @@ def _kernel_row(graph: Graph, node: Node, module: NativeModule) -> KernelRow:
         output=str(graph.types[node.name]),
         kernel=str(node.kernel),
         symbol=module.symbols.get(node.name, ""),
-        flops=node.op.flops(graph.operand_types(node), graph.result_types(node)),
+        flops=graph.node_flops(node),
         predicted_us=node.kernel.microseconds,
         native=node.kernel.native,
         error=node.kernel.error,

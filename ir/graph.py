@@ -22,7 +22,7 @@ from cnnc.ir.kernel import Kernel, Site
 from cnnc.ir.location import CnncError, Diagnostic, Location, ShapeError
 from cnnc.ir.op import Array, Op
 from cnnc.ir.target import Target
-from cnnc.ir.types import PLAIN, DType, TensorType, bind_dim
+from cnnc.ir.types import PLAIN, DType, Sym, TensorType, bind_dim
 
 
 class Level(Enum):
@@ -150,6 +150,15 @@ class Graph:
         dims = (d for name in self.inputs for d in self.types[name].shape)
         return frozenset(d.name for d in dims if not isinstance(d, int))
 
+    @cached_property
+    def unsized(self) -> frozenset[str]:
+        """The values that have a size which no input has: it is known at run time only."""
+        return frozenset(
+            name
+            for name, type in self.types.items()
+            if any(isinstance(d, Sym) and d.name not in self.symbols for d in type.shape)
+        )
+
     @property
     def parameters(self) -> int:
         """Number of elements in all constants (running statistics included)."""
@@ -158,10 +167,15 @@ class Graph:
     def flops(self) -> int:
         """Floating-point operations for one image (every symbolic size bound to 1 must fit)."""
         bound = self.bind({"N": 1})
-        return sum(
-            node.op.flops(bound.operand_types(node), bound.result_types(node))
-            for node in bound.nodes
-        )
+        return sum(bound.node_flops(node) for node in bound.nodes)
+
+    def node_flops(self, node: Node) -> int:
+        """Floating-point operations of a node; sizes known at run time only count as 1."""
+        types = [*self.operand_types(node), *self.result_types(node)]
+        if self.unsized.intersection((*node.operands, *node.results)):
+            types = [t.bind({d.name: 1 for d in t.shape if isinstance(d, Sym)}) for t in types]
+        own = len(node.operands)
+        return node.op.flops(types[:own], types[own:])
 
     def bind(self, sizes: Mapping[str, int]) -> Graph:
         """The graph with symbolic sizes replaced by numbers; every type is inferred anew.

@@ -12,14 +12,15 @@ Portable graphs:
  6. There are no layouts, kernels, places, arena or `reorder` ops: nothing that a target decides.
 
 Planned graphs:
- 7. Only dimension 0 may be symbolic: spatial sizes are specialised before planning.
+ 7. Only dimension 0 may be symbolic: spatial sizes are specialised before planning. Sizes that
+    are known at run time only (`Graph.unsized`) may be anywhere.
  8. Layouts other than plain are on rank 4 only; inputs and outputs, which are the caller's arrays,
     are plain.
 
 Planned graphs whose memory is planned (they have places):
- 9. Every value but the constants, which kernels pack for themselves, has a place that fits: inside
-    the arena, inputs in the caller's array of the same index, an output's array by an index that
-    exists.
+ 9. Every value but the constants, which kernels pack for themselves, and the `Graph.unsized`, which
+    only nodes in NumPy make and read, has a place that fits: inside the arena, inputs in the
+    caller's array of the same index, an output's array by an index that exists.
 10. No two values that are live at once share bytes, except a node's result with the operand whose
     memory its kernel takes over (`Kernel.in_place`, not read later) or passes on unchanged
     (`Kernel.alias`); they then start at the same byte; or with operands that were written straight
@@ -151,7 +152,8 @@ def _portable(graph: Graph) -> Iterator[Diagnostic]:
 def _planned(graph: Graph) -> Iterator[Diagnostic]:
     outer = {*graph.inputs, *graph.output_values}
     for name, type in graph.types.items():
-        if any(not isinstance(dim, int) for dim in type.shape[1:]):
+        beyond = any(not isinstance(dim, int) for dim in type.shape[1:])
+        if beyond and name not in graph.unsized:
             yield _problem(7, f"`{name}` has a symbolic size beyond dimension 0: {type}")
         if type.layout != PLAIN and type.rank != 4:
             yield _problem(8, f"`{name}` has a layout for rank 4: {type}")
@@ -175,7 +177,7 @@ def _places(graph: Graph) -> Iterator[Diagnostic]:
     for name in graph.places.keys() - (graph.types.keys() - graph.constants.keys()):
         yield _problem(9, f"`{name}` has a place but is not defined, or a constant")
     for name, type in graph.types.items():
-        if name in graph.constants:
+        if name in graph.constants or name in graph.unsized:
             continue
         place = graph.places.get(name)
         reason = "has no place" if place is None else _misplaced(graph, name, type, place)
@@ -236,6 +238,8 @@ def _overlaps(graph: Graph, target: Target) -> Iterator[Diagnostic]:
         views, takes = _rights(graph, node, target)
         parts = _parts(graph, node, target)
         for result in node.results:
+            if result in graph.unsized:
+                continue
             mine = _tenant(graph, result, max(last.get(result, index), index))
             tenants[result] = mine
             for other in [tenant for tenant in live if tenant.meets(mine)]:

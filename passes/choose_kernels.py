@@ -111,11 +111,13 @@ def _alternatives(graph: Graph, context: Context) -> dict[str, list[Choice]]:
 
 
 def _candidates(site: Site, context: Context) -> list[Choice]:
-    """Every kernel that can stand here, fastest first."""
+    """Every kernel that can stand here, fastest first. Native ones need to know all sizes."""
+    types = (*site.operands, *site.results)
+    unsized = any(isinstance(dim, Sym) for type in types for dim in type.shape)
     kernels = [
         (kernel, kernel.cycles(site))
         for kind in context.kernels.values()
-        if not (kind.approximate and context.exact)
+        if not (kind.approximate and context.exact) and not (kind.native and unsized)
         for kernel in kind.candidates(site)
     ]
     found = []

@@ -3,7 +3,8 @@
 Values that share memory by nature come first: a reshape is its operand, a residual add may write
 over its dying operand, an output is written straight into the caller's array. What remains gets
 offsets in one arena, largest first into the lowest gap among the values alive at the same time
-(Pisarchyk and Lee, 2020). Offsets are for one image; the batch runs image by image.
+(Pisarchyk and Lee, 2020). Offsets are for one image; the batch runs image by image. Values with a
+size that is known at run time only have no place: only nodes in NumPy make and read them.
 """
 
 from __future__ import annotations
@@ -87,6 +88,8 @@ class _Planner:
         kernel = replace(node.kernel, placed=())
         site = self.graph.site(node, self.context.target)
         for result in node.results:
+            if result in self.graph.unsized:
+                continue  # allocated when its size is known
             host = self._host(step, node.operands, kernel, site, result)
             if host is None:
                 group, offset = (

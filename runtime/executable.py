@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cnnc.ir.location import Diagnostic, InputError
+from cnnc.ir.types import Sym, TensorType
 from cnnc.runtime.artifact import Manifest
 from cnnc.runtime.inputs import check_inputs
 from cnnc.runtime.memory import address, aligned_empty, packed
@@ -56,6 +57,11 @@ class Workspace:
         self.address = ctypes.addressof(self.context)
 
 
+def _sized(type: TensorType) -> TensorType:
+    """The type, sizes that are known at run time only being 0 for now."""
+    return type.bind({dim.name: 0 for dim in type.shape if isinstance(dim, Sym)})
+
+
 class Executable:
     """Loaded code with its weights, ready to run.
 
@@ -75,6 +81,12 @@ class Executable:
         self._run = run
         self._inputs = {tensor.name: tensor.type for tensor in manifest.inputs}
         self._outputs = {tensor.name: tensor.type for tensor in manifest.outputs}
+        known = {d.name for type in self._inputs.values() for d in type.shape if isinstance(d, Sym)}
+        self._unsized = {
+            name
+            for name, type in self._outputs.items()
+            if any(isinstance(d, Sym) and d.name not in known for d in type.shape)
+        }
         self._dtypes = tuple(type.dtype.numpy for type in self._inputs.values())
         self._fits: dict[tuple[tuple[int, ...] | None, ...], _Fit] = {}
         self._pool: list[Workspace] = []
@@ -148,7 +160,7 @@ class Executable:
         """Checks the inputs in full, and remembers their shapes."""
         sizes = check_inputs(self._inputs, dict(zip(self._inputs, inputs, strict=True)))
         images = next(iter(sizes.values()), 1)  # the batch is the only symbol left
-        types = [type.bind(sizes) for type in self._outputs.values()]
+        types = [_sized(type.bind(sizes)) for type in self._outputs.values()]
         fit = _Fit(images, tuple((type.dims, type.dtype.numpy) for type in types))
         if len(self._fits) >= _FITS:
             self._fits.clear()
@@ -164,6 +176,8 @@ class Executable:
             if given is None:
                 results.append(np.empty(shape, dtype))
                 continue
+            if name in self._unsized:
+                raise InputError(f"out `{name}` has a size that is known after the run only")
             if not isinstance(given, np.ndarray):
                 raise InputError(f"out `{name}` is a {given.__class__.__name__}, not a NumPy array")
             if given.shape != shape or given.dtype != dtype:

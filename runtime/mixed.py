@@ -51,20 +51,33 @@ class MixedExecutable(Executable):
             ]
             for i, array in enumerate(arrays, ARRAYS):
                 space.context[i] = address(array)
+            free: dict[str, Array] = {}
             for step in self._mixed:
                 if isinstance(step, int):
                     self._run(step, space.address)
                 else:
-                    self._evaluate(step, space, arrays)
+                    self._evaluate(step, space, arrays, free)
+            for i, (_, value) in enumerate(self._graph.outputs):
+                if value in free:
+                    outputs[i] = free[value].copy()
             space.context[ROUND] += 1
 
-    def _evaluate(self, node: Node, space: Workspace, arrays: list[Array]) -> None:
-        operands = [self._view(name, space, arrays) for name in node.operands]
+    def _evaluate(
+        self, node: Node, space: Workspace, arrays: list[Array], free: dict[str, Array]
+    ) -> None:
+        """Runs a node in NumPy. Results without a place, whose size it tells, go to `free`."""
+        operands = [
+            free[name] if name in free else self._view(name, space, arrays)
+            for name in node.operands
+        ]
         with np.errstate(all="ignore"):
             values = node.op.evaluate(*operands)
         values = values if isinstance(values, tuple) else (values,)
         for name, value in zip(node.results, values, strict=True):
-            self._view(name, space, arrays)[...] = value
+            if name in self._graph.places:
+                self._view(name, space, arrays)[...] = value
+            else:
+                free[name] = np.asarray(value)
 
     def _view(self, name: str, space: Workspace, arrays: list[Array]) -> Array:
         if name in self._graph.constants:

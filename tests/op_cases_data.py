@@ -180,7 +180,8 @@ def _col2im(d: _Draw) -> Case:
 
 
 def _sparse(d: _Draw, *shape: int) -> NDArray[Any]:
-    return d.normal(*shape) * d.random.integers(0, 2, shape).astype(np.float32)
+    kept = d.random.integers(0, 2, shape)
+    return np.asarray(d.normal(*shape) * kept, np.float32)
 
 
 def _compress(d: _Draw) -> tuple[Op, tuple[NDArray[Any], ...]]:
