@@ -11,12 +11,14 @@ from cnnc.passes.plan_memory import PlanMemory
 from cnnc.passes.recognise_activations import RecogniseActivations
 from cnnc.passes.remove_dead import RemoveDead
 from cnnc.passes.remove_identities import RemoveIdentities
+from cnnc.passes.simplify_moves import SimplifyMoves
 
 PASSES: dict[str, type[Pass]] = {
     step.name: step
     for step in (
         RemoveDead,
         FoldConstants,
+        SimplifyMoves,
         RemoveIdentities,
         RecogniseActivations,
         FoldBatchNorm,
@@ -31,8 +33,8 @@ PASSES: dict[str, type[Pass]] = {
 # A pipeline may name other pipelines. Batch norm comes before padding: what stands between a pad
 # and its convolution may go away.
 PIPELINES: dict[str, str] = {
-    "portable": "remove-dead,fold-constants,remove-identities,recognise-activations,"
-    "fold-batch-norm,fold-pad,fuse-epilogue,fuse-elementwise",
+    "portable": "remove-dead,fold-constants,simplify-moves,remove-identities,"
+    "recognise-activations,fold-batch-norm,fold-pad,fuse-epilogue,fuse-elementwise",
     "planned": "choose-kernels,plan-memory",
     "default": "portable,planned",
 }

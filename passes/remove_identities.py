@@ -5,6 +5,8 @@ max_pool2d, avg_pool2d{window=[1,1]}(x) = x, with stride 1 and no padding
 upsample{scale=[1,1]}(x) = x              concat(x) = x
 cast(x) = x                               if the element type stays
 flatten(x), reshape(x) = x                if the shape stays
+slice(x), expand(x), tile(x) = x          likewise; no step back
+transpose(x), border(x) = x               if no axis moves, no edge is cut or surrounded
 global_avg_pool{keep}(x) = x              if the map is 1x1; likewise global_max_pool
 mul(x, 1), div(x, 1) = x                  if broadcasting does not enlarge x
 add(x, 0), sub(x, 0) = x                  likewise; up to the sign of a zero
@@ -26,10 +28,12 @@ from cnnc.ir.op import Op
 from cnnc.ir.ops import (
     Add,
     AvgPool2d,
+    Border,
     Cast,
     Concat,
     Div,
     Dropout,
+    Expand,
     Flatten,
     GlobalPool2d,
     HardSigmoid,
@@ -40,7 +44,10 @@ from cnnc.ir.ops import (
     Relu6,
     Reshape,
     Sigmoid,
+    Slice,
     Sub,
+    Tile,
+    Transpose,
     Upsample,
 )
 from cnnc.passes.base import Rule, RulePass, merge_locations
@@ -49,8 +56,14 @@ from cnnc.passes.base import Rule, RulePass, merge_locations
 def _is_identity(op: Op, operands: int) -> bool:
     """Whether the op gives back its first operand, provided that the type stays the same."""
     match op:
-        case Dropout() | Flatten() | Reshape() | Cast():
+        case Dropout() | Flatten() | Reshape() | Cast() | Expand() | Tile():
             return True
+        case Slice():
+            return min(op.steps, default=1) > 0
+        case Transpose():
+            return list(op.perm) == sorted(op.perm)
+        case Border():
+            return not any((*op.before, *op.after))
         case Pad():
             return not any(op.pad)
         case MaxPool2d() | AvgPool2d():

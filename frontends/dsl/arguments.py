@@ -9,7 +9,7 @@ from typing import Protocol, TypeVar
 
 from pydantic import ValidationError
 
-from cnnc.frontends.dsl.ops import Settings
+from cnnc.frontends.dsl.checks import Settings
 from cnnc.frontends.dsl.report import Stop
 from cnnc.frontends.dsl.tree import Span
 from cnnc.frontends.dsl.values import Value

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cnnc.frontends.dsl.ops import Count, Positive, Settings, Weight
+from cnnc.frontends.dsl.checks import Count, Positive, Settings
+from cnnc.frontends.dsl.ops import Weight
 from cnnc.ir import ops
 from cnnc.ir.graph import Builder
 from cnnc.ir.op import Array

@@ -16,129 +16,38 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, PlainValidator
 
-from cnnc.frontends.dsl.values import is_number, show
+from cnnc.frontends.dsl.checks import (
+    Border,
+    Counts,
+    Flag,
+    Integer,
+    Integers,
+    Mode,
+    Number,
+    Padding,
+    Pair,
+    Positive,
+    Rate,
+    Rest,
+    Settings,
+    Shape,
+    Sides,
+    Size,
+)
 from cnnc.ir import ops
 from cnnc.ir.location import Diagnostic, ShapeError
 from cnnc.ir.op import Op
 from cnnc.ir.types import Dim, TensorType, known
 
-# -- parameters ----------------------------------------------------------------------------------
-
-
-class Settings(BaseModel):
-    """The parameters of an op, in the order in which they are given by position."""
-
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
-
-
-def _whole(least: int) -> Callable[[Any], int]:
-    def check(value: Any) -> int:
-        if type(value) is not int or value < least:
-            hint = "; `//` divides whole numbers" if isinstance(value, float) else ""
-            raise ValueError(f"must be a whole number >= {least}, got {show(value)}{hint}")
-        return value
-
-    return check
-
-
-def _integer(value: Any) -> int:
-    if type(value) is not int:
-        raise ValueError(f"must be a whole number, got {show(value)}")
-    return value
-
-
-def _number(value: Any) -> float:
-    if not is_number(value):
-        raise ValueError(f"must be a number, got {show(value)}")
-    return float(value)
-
-
-def _rate(value: Any) -> float:
-    if not is_number(value) or not 0 <= value <= 1:
-        raise ValueError(f"must be a number in 0..1, got {show(value)}")
-    return float(value)
-
-
-def _positive(value: Any) -> float:
-    if not is_number(value) or not 0 < value <= 1000:
-        raise ValueError(f"must be a number > 0 and <= 1000, got {show(value)}")
-    return float(value)
-
-
-def _flag(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError(f"must be `yes` or `no`, got {show(value)}")
-    return value
-
-
-def _pair(least: int) -> Callable[[Any], tuple[int, int]]:
-    def check(value: Any) -> tuple[int, int]:
-        items = value if isinstance(value, tuple) else (value, value)
-        if len(items) != 2 or not all(type(item) is int and item >= least for item in items):
-            raise ValueError(
-                f"must be a whole number >= {least} or [rows, columns] of them, got {show(value)}"
-            )
-        return items
-
-    return check
-
-
-def _sides(value: Any) -> tuple[int, int, int, int]:
-    items = value if isinstance(value, tuple) else (value,) * 4
-    if len(items) != 4 or not all(type(item) is int and item >= 0 for item in items):
-        raise ValueError(
-            f"must be a whole number >= 0 or [top, left, bottom, right], got {show(value)}"
-        )
-    return items
-
-
-def _padding(value: Any) -> tuple[int, int, int, int] | str:
-    if isinstance(value, str) and value in ("same", "valid"):
-        return value
-    try:
-        return _sides(value)
-    except ValueError:
-        raise ValueError(
-            "must be a whole number >= 0, `same`, `valid` or [top, left, bottom, right], "
-            f"got {show(value)}"
-        ) from None
-
-
-def _shape(value: Any) -> tuple[int, ...]:
-    if not isinstance(value, tuple) or not all(type(i) is int and i >= -1 for i in value):
-        raise ValueError(f"must be a list of whole numbers >= -1, got {show(value)}")
-    return value
-
-
-def _resampling(value: Any) -> ops.Resampling:
-    for mode in ops.Resampling:
-        if value == mode.value:
-            return mode
-    words = " or ".join(f"`{mode.value}`" for mode in ops.Resampling)
-    raise ValueError(f"must be {words}, got {show(value)}")
-
-
-Size = Annotated[int, PlainValidator(_whole(1))]
-Count = Annotated[int, PlainValidator(_whole(0))]
-Integer = Annotated[int, PlainValidator(_integer)]
-Number = Annotated[float, PlainValidator(_number)]
-Positive = Annotated[float, PlainValidator(_positive)]
-Rate = Annotated[float, PlainValidator(_rate)]
-Flag = Annotated[bool, PlainValidator(_flag)]
-Pair = Annotated[tuple[int, int], PlainValidator(_pair(1))]
-Rest = Annotated[tuple[int, int], PlainValidator(_pair(0))]
-Sides = Annotated[tuple[int, int, int, int], PlainValidator(_sides)]
-Padding = Annotated[tuple[int, int, int, int] | str, PlainValidator(_padding)]
-Shape = Annotated[tuple[int, ...], PlainValidator(_shape)]
-Mode = Annotated[ops.Resampling, PlainValidator(_resampling)]
-
 NO_PADDING = (0, 0, 0, 0)
 _HW = (0, 1)  # the axes of a map
+
+
+# -- parameters ---------------------------------------------------------------------------------
 
 
 class Conv(Settings):
@@ -241,6 +150,48 @@ class Reshape(Settings):
     """0 keeps the dimension at that place, one -1 is computed."""
 
     shape: Shape
+
+
+class Transpose(Settings):
+    """The axes of x in their new order."""
+
+    perm: Counts
+
+
+class Slice(Settings):
+    """Every `step`-th place from `start` up to `stop` of an axis; negative ones from the end."""
+
+    axis: Integer
+    start: Integer = 0
+    stop: Integer = (1 << 31) - 1
+    step: Integer = 1
+
+
+class Expand(Settings):
+    """A size for each axis, from the last; 1 keeps that of x."""
+
+    shape: Counts
+
+
+class Tile(Settings):
+    """How often, for each axis."""
+
+    repeats: Counts
+
+
+class Surround(Settings):
+    """Elements before and after each axis, cut off where negative."""
+
+    before: Integers
+    after: Integers
+    mode: Border = ops.Filling.CONSTANT
+    value: Number = 0.0
+
+
+class Triangle(Settings):
+    """The diagonal; 1 is the next to the right of the main one."""
+
+    k: Integer = 0
 
 
 class Dropout(Settings):
@@ -443,6 +394,15 @@ def _avgpool(s: AvgPool, x: TensorType) -> Layer:
     return Layer(ops.AvgPool2d(**_pool(s, x), count_include_pad=s.include_pad))
 
 
+def _slice(s: Slice, x: TensorType) -> Layer:
+    axis = _axis(Axis(axis=s.axis), x)
+    return Layer(ops.Slice(axes=(axis,), starts=(s.start,), stops=(s.stop,), steps=(s.step,)))
+
+
+def _surround(s: Surround, x: TensorType) -> Layer:
+    return Layer(ops.Border(before=s.before, after=s.after, mode=s.mode, value=s.value))
+
+
 def _axis(s: Axis, x: TensorType) -> int:
     if not -x.rank <= s.axis < x.rank:
         raise ShapeError(f"axis {s.axis} is not one of the {x.rank} of {x}")
@@ -477,16 +437,23 @@ OPERATIONS: dict[str, Row] = {
     "flatten": _plain(ops.Flatten()),
     "reshape": Row(Reshape, lambda s, x: Layer(ops.Reshape(shape=s.shape))),
     "dropout": Row(Dropout, lambda s, x: Layer(ops.Dropout(rate=s.rate))),
+    "transpose": Row(Transpose, lambda s, x: Layer(ops.Transpose(perm=s.perm))),
+    "slice": Row(Slice, _slice),
+    "expand": Row(Expand, lambda s, x: Layer(ops.Expand(shape=s.shape))),
+    "tile": Row(Tile, lambda s, x: Layer(ops.Tile(repeats=s.repeats))),
+    "border": Row(Surround, _surround),
+    "triu": Row(Triangle, lambda s, x: Layer(ops.Trilu(k=s.k))),
+    "tril": Row(Triangle, lambda s, x: Layer(ops.Trilu(upper=False, k=s.k))),
     "pad": Row(Pad, lambda s, x: Layer(ops.Pad(pad=s.size, value=s.value))),
     "upsample": Row(Upsample, lambda s, x: Layer(ops.Upsample(scale=s.scale, mode=s.mode))),
 }
 
 # Words that stand for themselves as arguments, unless something else is called so.
-WORDS = frozenset({"same", "valid", *(mode.value for mode in ops.Resampling)})
+WORDS = frozenset({"same", "valid", *(mode.value for mode in (*ops.Resampling, *ops.Filling))})
 
 # What is planned and not there yet, with what to write meanwhile.
 PLANNED: dict[str, str] = dict.fromkeys(
-    "inorm gnorm lnorm lrn prelu gelu resize crop slice split transpose shuffle "
+    "inorm gnorm lnorm lrn prelu gelu resize crop split shuffle "
     "pixelshuffle mean sum cmean cmax matmul quantize dequantize normalize nms argmax topk "
     "squash".split(),
     "",

@@ -18,7 +18,8 @@ from cnnc.ir.location import ShapeError
 from cnnc.ir.types import Sym
 
 if TYPE_CHECKING:
-    from cnnc.frontends.dsl.ops import Row, Settings
+    from cnnc.frontends.dsl.checks import Settings
+    from cnnc.frontends.dsl.ops import Row
 
 MAX_NUMBER = 10**18
 MAX_ITEMS = 10_000

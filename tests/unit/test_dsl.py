@@ -127,6 +127,31 @@ ROWS: dict[str, tuple[str, Op, str]] = {
         ops.Pad(pad=(1, 2, 3, 4), value=0.5),
         "f32[N,3,12,14]",
     ),
+    "transpose([0, 2, 3, 1])": (
+        "f32[N, 3, H, 8]",
+        ops.Transpose(perm=(0, 2, 3, 1)),
+        "f32[N,H,8,3]",
+    ),
+    "slice(-1, 1, -1, 2)": (
+        "f32[N, 3, 8, 8]",
+        ops.Slice(axes=(3,), starts=(1,), stops=(-1,), steps=(2,)),
+        "f32[N,3,8,3]",
+    ),
+    "slice(2)": (
+        "f32[N, 3, H, 8]",
+        ops.Slice(axes=(2,), starts=(0,), stops=((1 << 31) - 1,), steps=(1,)),
+        "f32[N,3,H,8]",
+    ),
+    "expand([3, 1, 8])": ("f32[N, 1, H, 1]", ops.Expand(shape=(3, 1, 8)), "f32[N,3,H,8]"),
+    "tile([1, 2, 3])": ("f32[N, 3, H]", ops.Tile(repeats=(1, 2, 3)), "f32[N,6,3*H]"),
+    "border([0, 2], [0, -1])": (FLAT, ops.Border(before=(0, 2), after=(0, -1)), "f32[N,7]"),
+    "border([0, 2], [0, 1], reflect)": (
+        FLAT,
+        ops.Border(before=(0, 2), after=(0, 1), mode=ops.Filling.REFLECT),
+        "f32[N,9]",
+    ),
+    "triu(1)": ("f32[N, 3, 3]", ops.Trilu(k=1), "f32[N,3,3]"),
+    "tril": ("f32[N, 3, 3]", ops.Trilu(upper=False), "f32[N,3,3]"),
     "upsample(2)": ("f32[N, 3, H, 8]", ops.Upsample(scale=(2, 2)), "f32[N,3,2*H,16]"),
     "upsample([1, 3], bilinear)": (
         "f32[N, 3, 8, 8]",
