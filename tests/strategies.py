@@ -18,6 +18,7 @@ from dataclasses import replace
 import numpy as np
 from elementwise_cases import ARITHMETIC, TAME
 from hypothesis import strategies as st
+from move_draws import MOVES
 
 from cnnc.ir.graph import Builder, Graph
 from cnnc.ir.location import Location
@@ -229,6 +230,7 @@ _ANY_RANK: dict[str, Callable[[Draw, TensorType], Use]] = {
     "flatten": _flatten,
     "reshape": _reshape,
     "dropout": _dropout,
+    **MOVES,
 }
 # `reorder` is missing: it belongs to planned graphs.
 DRAWN_OPS = (
