@@ -52,7 +52,6 @@ from cnnc.ir.types import DType
 TRIPLE = 3  # blocks of input channels: two in pairs, one on its own
 UNROLLED = 4  # lanes of a triple side by side in the code; even, as signs alternate
 CHUNKS = 16  # parts of the work that threads should find, where there are as many
-AHEAD = 64  # vectors of weights from where they are used to where they are asked for
 SPAN = 64.0  # how far from 1 the inputs' size may be for the stated error
 
 
@@ -324,13 +323,24 @@ class _Writer:
                     self.sum_up(image, row, height)
                     with p.loop("g", 0, depth) as g:
                         block = p.let("block", part * depth + g)
+                        ahead = p.let("ahead", self.ahead(part, strip, g))
                         for left, width, times in across:
                             with p.loop("j", 0, times) as j:
                                 place = (image, block, row, j * width + left)
-                                self.tile(place, height, width)
+                                self.tile(place, height, width, ahead)
                 first += count
         zero_halo(p, self.y)
         return p.finish()
+
+    def ahead(self, part: Index, strip: Index, g: Index) -> Index:
+        """From where on the tiles of a strip ask for weights, one vector with each triple: so the
+        second to fourth strip of a part get those of the next part, which may be beyond L2. What
+        follows on the last part are the weights of the network's next layers."""
+        depth, shape, lanes = self.kernel.depth, self.shape, self.lanes
+        vectors = shape.triples * shape.taps * lanes  # asked for by one tile
+        start = (part + 1) * (depth * shape.panel(lanes))
+        step = (strip - 1) * depth + g
+        return start + step.max(0).min(TRIPLE * depth) * (vectors * lanes)
 
     def window(self, row: Index, column: Index) -> tuple[Index, Index]:
         """Where the window of a pixel starts; the halo holds what lies outside the map."""
@@ -361,7 +371,9 @@ class _Writer:
                     with p.unroll("q", width) as q:
                         p.store(self.sums, r * ow + column + q, Reduce(1, "add", total[q] * signs))
 
-    def tile(self, place: tuple[Index, Index, Index, Index], height: int, width: int) -> None:
+    def tile(
+        self, place: tuple[Index, Index, Index, Index], height: int, width: int, ahead: Index
+    ) -> None:
         """height x width results of one output-channel block, from `place` on."""
         p, lanes = self.p, self.lanes
         image, block, row, column = place
@@ -372,7 +384,7 @@ class _Writer:
         with p.unroll("r", height) as r, p.unroll("q", width) as q:
             known = p.load(self.sums, column + r * ow + q, lanes, stride=0)
             p.set(acc[0, r, q], start - known)
-        self.accumulate(acc, image, self.window(row, column), packed + 2 * lanes)
+        self.accumulate(acc, image, self.window(row, column), packed + 2 * lanes, ahead)
         scale = p.bind("scale", p.load(self.weight.buffer, packed + lanes, lanes))
         bias = None
         if self.bias is not None:
@@ -384,9 +396,14 @@ class _Writer:
             p.store(self.y.buffer, self.y.at(*at), result)
 
     def accumulate(
-        self, acc: TileRef, image: Index, window: tuple[Index, Index], packed: Index
+        self,
+        acc: TileRef,
+        image: Index,
+        window: tuple[Index, Index],
+        packed: Index,
+        ahead: Index,
     ) -> None:
-        """All input channels and taps into the tile."""
+        """All input channels and taps into the tile; meanwhile asks for what is `ahead`."""
         p, shape, lanes = self.p, self.shape, self.lanes
         pitches = self.op.stride[0] * self.x.pitch(2), self.op.stride[1] * self.x.pitch(3)
         step = TRIPLE * lanes  # weights of a lane of a triple
@@ -397,7 +414,9 @@ class _Writer:
                 with p.loop("s", 0, lanes // UNROLLED) as s:
                     lane = p.let("lane", origin + s * UNROLLED)
                     weights = p.let("weights", packed + (tap * lanes + s * UNROLLED) * step)
+                    there = p.let("there", ahead + (tap * lanes + s * UNROLLED) * lanes)
                     for u in range(UNROLLED):
+                        p.prefetch(self.weight.buffer, there + u * lanes)
                         self.triple(acc, weights + u * step, lane + u, pitches, u % 2 == 1)
         packed = packed + shape.triples * shape.taps * lanes * step
         for first, count, channels in channel_counts(shape.single(lanes), lanes):
@@ -427,8 +446,6 @@ class _Writer:
         """Three channels into the tile: two as a pair, taken with the opposite sign if `minus`:
         (w0 - x1) * (x0 - w1), with -w1 for a weight."""
         p, lanes = self.p, self.lanes
-        for b in range(TRIPLE):
-            p.prefetch(self.weight.buffer, packed + (AHEAD + b) * lanes)
         w0, w1 = (
             p.bind("w", p.load(self.weight.buffer, packed + b * lanes, lanes)) for b in range(2)
         )
