@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from naive_data import NAIVE_DATA
+from naive_reduce import NAIVE_REDUCE
 from numpy.typing import NDArray
 
 from cnnc.ir.op import Fusable, Op
@@ -29,15 +30,12 @@ from cnnc.ir.ops import (
     Elu,
     Expand,
     GlobalPool2d,
-    How,
     Interpolation,
     IsInf,
     LeakyRelu,
     MatMul,
     MaxPool2d,
-    Normalize,
     Pad,
-    Reduction,
     Resampling,
     Reshape,
     Resize,
@@ -386,58 +384,11 @@ def _softmax(op: Op, x: Doubles) -> Doubles:
         if any(map(math.isnan, lines[place])):
             powers = [math.nan] * len(powers)
         results[place] = np.array(powers) / sum(powers)
+        if op.log and powers:
+            top = max(lines[place])
+            logs = [value - top - np.log(sum(powers)) for value in lines[place]]
+            results[place] = [math.nan] * len(logs) if math.isnan(sum(powers)) else logs
     return y
-
-
-def _reduction(op: Op, x: Doubles) -> Doubles:
-    assert isinstance(op, Reduction)
-    axes = [axis % x.ndim for axis in op.axes]
-    kept = [1 if axis in axes else size for axis, size in enumerate(x.shape)]
-    found: dict[tuple[int, ...], list[float]] = {place: [] for place in np.ndindex(*kept)}
-    for place in np.ndindex(x.shape):
-        found[tuple(0 if axis in axes else at for axis, at in enumerate(place))].append(
-            float(x[place])
-        )
-    y = np.zeros(kept)
-    for place, elements in found.items():
-        y[place] = _REDUCED[op.how](elements)
-    return y if op.keep else y.reshape([s for a, s in enumerate(x.shape) if a not in axes])
-
-
-def _normalize(op: Op, x: Doubles) -> Doubles:
-    assert isinstance(op, Normalize)
-    axes = [axis % x.ndim for axis in op.axes]
-    found: dict[tuple[int, ...], list[tuple[int, ...]]] = {}
-    for place in np.ndindex(x.shape):
-        group = [0 if axis in axes else at for axis, at in enumerate(place)]
-        if op.groups > 1:
-            group[1] = place[1] * op.groups // x.shape[1]
-        found.setdefault(tuple(group), []).append(place)
-    y = np.zeros_like(x)
-    for places in found.values():
-        mean = sum(x[place] for place in places) / len(places) if op.centred else 0.0
-        variance = sum((x[place] - mean) ** 2 for place in places) / len(places)
-        for place in places:
-            y[place] = (x[place] - mean) / np.sqrt(variance + op.epsilon)
-    return y
-
-
-def _largest(elements: list[float]) -> float:
-    return math.nan if any(map(math.isnan, elements)) else max(elements, default=-math.inf)
-
-
-_REDUCED: Mapping[How, Callable[[list[float]], float]] = {
-    How.SUM: sum,
-    How.MEAN: lambda xs: sum(xs) / np.float64(len(xs)),
-    How.MAX: _largest,
-    How.MIN: lambda xs: -_largest([-x for x in xs]),
-    How.PROD: math.prod,
-    How.L1: lambda xs: sum(map(abs, xs)),
-    How.L2: lambda xs: np.sqrt(sum(x * x for x in xs)),
-    How.SUM_SQUARE: lambda xs: sum(x * x for x in xs),
-    How.LOG_SUM: lambda xs: np.log(sum(xs)),
-    How.LOG_SUM_EXP: lambda xs: np.log(sum(np.exp(x) for x in xs)),
-}
 
 
 def _concat(op: Op, *xs: Doubles) -> Doubles:
@@ -581,8 +532,6 @@ NAIVE: Mapping[str, Callable[..., Any]] = {
     "matmul": _matmul,
     "batch_norm": _batch_norm,
     "softmax": _softmax,
-    "reduce": _reduction,
-    "normalize": _normalize,
     "max_pool2d": _pool,
     "avg_pool2d": _pool,
     "global_avg_pool": _global_pool,
@@ -604,4 +553,5 @@ NAIVE: Mapping[str, Callable[..., Any]] = {
     "reorder": _same,
     **{name: _elements(function) for name, function in _ELEMENTS.items()},
     **NAIVE_DATA,
+    **NAIVE_REDUCE,
 }

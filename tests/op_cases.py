@@ -26,6 +26,9 @@ from cnnc.ir.op import Array, Binary, Elementwise, Fusable, Op, Step
 from cnnc.ir.ops import (
     OPS,
     Add,
+    ArgExtreme,
+    ArgMax,
+    ArgMin,
     AvgPool2d,
     BatchNorm,
     Border,
@@ -33,6 +36,7 @@ from cnnc.ir.ops import (
     Conv2d,
     ConvTranspose2d,
     Coordinates,
+    CumSum,
     Dense,
     Div,
     Dropout,
@@ -42,6 +46,7 @@ from cnnc.ir.ops import (
     GlobalAvgPool,
     GlobalMaxPool,
     GlobalPool2d,
+    Hardmax,
     How,
     Interpolation,
     MatMul,
@@ -61,6 +66,7 @@ from cnnc.ir.ops import (
     Softmax,
     Sub,
     Tile,
+    TopK,
     Transpose,
     Trilu,
     Upsample,
@@ -136,6 +142,10 @@ class _Draw:
         if rank == 4:
             return self.image()
         return (self.batch(), *(self.integer(1, self.limits.side) for _ in range(rank - 1)))
+
+    def repeated(self, *shape: int) -> Floats:
+        """Numbers of which some are equal."""
+        return self.random.integers(-9, 10, shape).astype(np.float32)
 
     def five_axes(self) -> Shape:
         return (self.batch(), *(self.integer(1, 6) for _ in range(4)))
@@ -297,7 +307,32 @@ def _batch_norm(d: _Draw) -> Case:
 def _softmax(d: _Draw) -> Case:
     shape = d.any_shape()
     axis = d.integer(-len(shape), len(shape) - 1)
-    return Softmax(axis=axis), (d.normal(*shape),)
+    return Softmax(axis=axis, log=d.yes()), (d.normal(*shape),)
+
+
+def _arg_extreme(d: _Draw, kind: type[ArgExtreme]) -> Case:
+    x = d.repeated(*d.any_shape())
+    op = kind(axis=d.integer(-x.ndim, x.ndim - 1), keep=d.yes(), last=d.yes())
+    if not x.shape[op.axis]:
+        x = d.repeated(*(size or 1 for size in x.shape))
+    return op, (x,)
+
+
+def _cum_sum(d: _Draw) -> Case:
+    x = d.normal(*d.any_shape())
+    axis = d.integer(-x.ndim, x.ndim - 1)
+    return CumSum(axis=axis, exclusive=d.yes(), reverse=d.yes()), (x,)
+
+
+def _top_k(d: _Draw) -> Case:
+    x = d.repeated(*d.any_shape())
+    axis = d.integer(-x.ndim, x.ndim - 1)
+    return TopK(axis=axis, k=d.integer(0, x.shape[axis]), least=d.yes()), (x,)
+
+
+def _hardmax(d: _Draw) -> Case:
+    x = d.repeated(*d.any_shape())
+    return Hardmax(axis=d.integer(-x.ndim, x.ndim - 1)), (x,)
 
 
 def _reduction(d: _Draw) -> Case:
@@ -474,6 +509,11 @@ _FAMILIES: Mapping[type[Op], Callable[[_Draw], Case]] = {
     BatchNorm: _batch_norm,
     Softmax: _softmax,
     Reduction: _reduction,
+    ArgMax: lambda d: _arg_extreme(d, ArgMax),
+    ArgMin: lambda d: _arg_extreme(d, ArgMin),
+    Hardmax: _hardmax,
+    CumSum: _cum_sum,
+    TopK: _top_k,
     Normalize: _normalize,
     MaxPool2d: lambda d: _pool(d, MaxPool2d),
     AvgPool2d: lambda d: _pool(d, AvgPool2d),

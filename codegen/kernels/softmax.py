@@ -30,7 +30,8 @@ class SoftmaxKernel(Kernel):
 
     @classmethod
     def candidates(cls, site: Site) -> Iterable[SoftmaxKernel]:
-        fits = isinstance(site.op, Softmax) and site.result.dtype is DType.F32
+        plain = isinstance(site.op, Softmax) and not site.op.log
+        fits = plain and site.result.dtype is DType.F32
         if fits and 0 not in site.result.shape:
             yield cls()
 

@@ -22,6 +22,7 @@ from cnnc.frontends.onnx.tensors import text
 from cnnc.ir.location import Diagnostic, Location, ParseError
 from cnnc.ir.op import Array, Elementwise, Op
 from cnnc.ir.ops import (
+    AlongAxis,
     Border,
     Compress,
     Concat,
@@ -52,6 +53,7 @@ _FLOATS = (DType.F32, DType.F64)
 _MIXED = (Indexing, Compress)  # take operands of different element types
 _ANY_TYPE = (
     *_MIXED,
+    AlongAxis,
     Border,
     Concat,
     Dropout,

@@ -63,6 +63,7 @@ from cnnc.ir.ops.move import (
     Trilu,
 )
 from cnnc.ir.ops.norm import BatchNorm, Normalize, Softmax
+from cnnc.ir.ops.order import AlongAxis, ArgExtreme, ArgMax, ArgMin, CumSum, Hardmax, TopK
 from cnnc.ir.ops.pool import AvgPool2d, GlobalAvgPool, GlobalMaxPool, GlobalPool2d, MaxPool2d
 from cnnc.ir.ops.reduce import How, Reduction
 from cnnc.ir.ops.resize import Coordinates, Interpolation, Resize, ResizedAxis, Rounding
@@ -85,6 +86,11 @@ OPS: dict[str, type[Op]] = {
         GlobalAvgPool,
         GlobalMaxPool,
         Reduction,
+        ArgMax,
+        ArgMin,
+        Hardmax,
+        CumSum,
+        TopK,
         Relu,
         Relu6,
         LeakyRelu,
@@ -150,6 +156,13 @@ OPS: dict[str, type[Op]] = {
 }
 
 __all__ = [
+    "AlongAxis",
+    "ArgExtreme",
+    "ArgMax",
+    "ArgMin",
+    "CumSum",
+    "Hardmax",
+    "TopK",
     "OPS",
     "Abs",
     "Add",

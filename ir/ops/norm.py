@@ -124,7 +124,7 @@ class Normalize(Fusable):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Softmax(Op):
-    """`exp(x - max(x)) / sum(exp(x - max(x)))` along one axis.
+    """`exp(x - max(x)) / sum(exp(x - max(x)))` along one axis, or its logarithm.
 
     Operands:
         x: f32[...], rank >= 1.
@@ -132,12 +132,14 @@ class Softmax(Op):
         y: as x.
     Attributes:
         axis: the axis that sums to one; negative counts from the last.
-    Source: ONNX Softmax-13.
+        log: the logarithm instead, x - max(x) - log(sum(exp(x - max(x)))).
+    Source: ONNX Softmax-13, LogSoftmax-13.
     """
 
     name: ClassVar[str] = "softmax"
     operands: ClassVar[tuple[str, ...]] = ("x",)
     axis: int = -1
+    log: bool = False
 
     def infer(self, x: TensorType) -> TensorType:
         if not -x.rank <= self.axis < x.rank:
@@ -148,8 +150,10 @@ class Softmax(Op):
         if x.size == 0:
             return x.copy()
         with np.errstate(invalid="ignore"):
-            powers = np.exp(x - x.max(axis=self.axis, keepdims=True))
-            return np.asarray(powers / powers.sum(axis=self.axis, keepdims=True, dtype=x.dtype))
+            off = x - x.max(axis=self.axis, keepdims=True)
+            powers = np.exp(off)
+            sums = powers.sum(axis=self.axis, keepdims=True, dtype=x.dtype)
+            return np.asarray(off - np.log(sums) if self.log else powers / sums)
 
     def mixes_batch(self, operands: Sequence[TensorType]) -> bool:
         return self.axis % operands[0].rank == 0

@@ -117,3 +117,27 @@ def test_what_does_not_fit_is_refused(
     names = {f"c{i}": array for i, array in enumerate(constants)}
     one = node(kind, " ".join(("x", *names)), "y", **attributes)
     refused(model([one], {"x": MAP}, "y", names, 21), word)
+
+
+def test_places_of_extremes_largest_elements_and_running_sums() -> None:
+    x = np.random.default_rng(0).integers(-3, 4, (2, 5, 6)).astype(np.float32)
+    for kind in ("ArgMax", "ArgMin"):
+        for last in (0, 1):
+            one = node(kind, "x", "y", axis=1, select_last_index=last, keepdims=last)
+            assert_agrees(model([one], {"x": x.shape}, "y"), {"x": x})
+    for largest in (0, 1):
+        one = node("TopK", "x k", "y i", axis=1, largest=largest)
+        proto = model([one], {"x": x.shape}, "y i", {"k": sizes(3)})
+        assert_agrees(proto, {"x": x + np.arange(30, dtype=np.float32).reshape(5, 6) / 100})
+    one = node("CumSum", "x a", "y", exclusive=1, reverse=1)
+    assert_agrees(model([one], {"x": x.shape}, "y", {"a": np.array(-2)}), {"x": x})
+    for kind in ("Hardmax", "LogSoftmax"):
+        for opset in (11, 13):
+            one = node(kind, "x", "y", axis=2)
+            assert_agrees(model([one], {"x": x.shape}, "y", opset=opset), {"x": x})
+
+
+def test_the_mean_over_maps_is_a_pool() -> None:
+    for kind, name in (("ReduceMean", "global_avg_pool"), ("ReduceMax", "global_max_pool")):
+        graph = load_onnx(model([node(kind, "x", "y", axes=[3, 2])], {"x": MAP}, "y"))
+        assert [n.op.name for n in graph.nodes] == [name]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import prod
 
 import numpy as np
 
 from cnnc.frontends.onnx.call import Call, Unsupported
 from cnnc.frontends.onnx.ops.normalize import SCALED, per_channel
+from cnnc.ir.op import Op
 from cnnc.ir.ops import (
     Add,
     AvgPool2d,
@@ -16,6 +18,7 @@ from cnnc.ir.ops import (
     Dropout,
     Expand,
     Flatten,
+    Hardmax,
     How,
     Mul,
     Normalize,
@@ -86,17 +89,32 @@ def dropout(call: Call) -> None:
 
 
 def softmax(call: Call) -> None:
-    """Softmax: along one axis since opset 13, before over all axes from `axis` on."""
+    """Softmax."""
+    _along(call, lambda axis: Softmax(axis=axis))
+
+
+def log_softmax(call: Call) -> None:
+    """LogSoftmax."""
+    _along(call, lambda axis: Softmax(axis=axis, log=True))
+
+
+def hardmax(call: Call) -> None:
+    """Hardmax."""
+    _along(call, lambda axis: Hardmax(axis=axis))
+
+
+def _along(call: Call, op: Callable[[int], Op]) -> None:
+    """An op along one axis since opset 13, before over all axes from `axis` on."""
     x = call.operand(0)
     type = call.type(x)
     if call.opset >= 13:
-        return call.result(Softmax(axis=call.whole("axis", -1)), x)
+        return call.result(op(call.whole("axis", -1)), x)
     axis = call.whole("axis", 1)
     axis += type.rank if axis < 0 else 0
     if not 0 <= axis < type.rank:
         raise Unsupported(f"axis {axis} of {type}")
     if all(dim == 1 for dim in type.shape[axis + 1 :]):
-        return call.result(Softmax(axis=axis), x)
+        return call.result(op(axis), x)
     if axis == 1:
         rows = call.add(Flatten(), x)
     else:
@@ -105,7 +123,7 @@ def softmax(call: Call) -> None:
             raise Unsupported(f"over several axes of {type}")
         size = prod(d for d in inner if isinstance(d, int))
         rows = call.add(Reshape(shape=(-1, size)), x)
-    y = call.add(Softmax(axis=1), rows)
+    y = call.add(op(1), rows)
     return call.result(call.reshape(y, type.shape), y)
 
 
