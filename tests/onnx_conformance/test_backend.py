@@ -19,7 +19,7 @@ def _parameter(case: Case) -> object:
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's, where cases compute NaN
-@pytest.mark.parametrize("case", map(_parameter, CASES))
+@pytest.mark.parametrize("case", [_parameter(case) for case in CASES])
 def test_case(case: Case) -> None:
     skipped = SKIPS.entries(case)
     if not skipped:
