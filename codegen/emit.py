@@ -24,6 +24,7 @@ from cnnc.ir.loops import (
     Kind,
     Let,
     Load,
+    Lookup,
     Loop,
     Prefetch,
     Program,
@@ -33,6 +34,7 @@ from cnnc.ir.loops import (
     Splat,
     Statement,
     Store,
+    Table,
     Tile,
     Value,
     Var,
@@ -105,9 +107,21 @@ class _Emitter:
         parameters = [f"ptr %{name}" for name in self.program.buffers]
         parameters += ["i64 %tid", "i64 %threads"]
         self.body(self.program.body)
-        lines = [f"define void @{self.symbol}({', '.join(parameters)}) #0 {{", "entry:"]
+        lines = [*map(self.table, self.program.tables)]
+        lines += [f"define void @{self.symbol}({', '.join(parameters)}) #0 {{", "entry:"]
+        for table in self.program.tables:
+            lines.append(
+                f"  %{table.name} = getelementptr i8, ptr @{self.symbol}.{table.name}, i64 0"
+            )
         lines += self.scopes[0].lines
         return "\n".join([*lines, "  ret void", "}", ""])
+
+    def table(self, table: Table) -> str:
+        """The constant that holds a table's numbers."""
+        kind = "i64" if table.is_whole else "float"
+        texts = (str(n) if table.is_whole else float_text(n) for n in table.numbers)
+        body = f"[{len(table.numbers)} x {kind}] [{', '.join(f'{kind} {t}' for t in texts)}]"
+        return f"@{self.symbol}.{table.name} = private unnamed_addr constant {body}, align 64"
 
     # -- plumbing ----------------------------------------------------------------------------
 
@@ -166,6 +180,8 @@ class _Emitter:
     def atom(self, atom: Atom) -> int | Place:
         if isinstance(atom, Var):
             return self.variables[atom.name]
+        if isinstance(atom, Lookup):
+            return self.lookup(atom)
         assert isinstance(atom, Call)
         left, right = (self.whole(a) for a in atom.args)
         if isinstance(left, int) and isinstance(right, int):
@@ -173,6 +189,14 @@ class _Emitter:
         depth = max(p[1] for p in (left, right) if not isinstance(p, int))
         a, b = (str(p) if isinstance(p, int) else p[0] for p in (left, right))
         return self.call(atom.function, a, b, depth)
+
+    def lookup(self, lookup: Lookup) -> Place:
+        index = self.whole(lookup.index)
+        text, depth = (str(index), 0) if isinstance(index, int) else index
+        key = ("lookup", lookup.table, text)
+        address = f"getelementptr i64, ptr %{lookup.table}, i64 {text}"
+        pointer, _ = self.placed(depth, (*key, "at"), address)
+        return self.placed(depth, key, f"load i64, ptr {pointer}, align 8")
 
     def call(self, function: str, a: str, b: str, depth: int) -> Place:
         key = (function, a, b)

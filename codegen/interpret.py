@@ -25,6 +25,7 @@ from cnnc.ir.loops import (
     Kind,
     Let,
     Load,
+    Lookup,
     Loop,
     Prefetch,
     Program,
@@ -63,13 +64,23 @@ def interpret(
     own = zip(program.buffers[len(shared) :], program.scratch, strict=True)
     memory: dict[str, Buffer] = {name: buffers[name] for name in shared}
     memory |= {name: np.full(length, np.nan, np.float32) for name, length in own}
+    memory |= {t.name: np.array(t.numbers, np.float32) for t in program.tables if not t.is_whole}
+    wholes = {t.name: t.numbers for t in program.tables if t.is_whole}
     with np.errstate(all="ignore"):
-        _Interpreter(program.name, memory, tid, threads).body(program.body)
+        _Interpreter(program.name, memory, wholes, tid, threads).body(program.body)
 
 
 class _Interpreter:
-    def __init__(self, name: str, memory: dict[str, Buffer], tid: int, threads: int) -> None:
+    def __init__(
+        self,
+        name: str,
+        memory: dict[str, Buffer],
+        tables: Mapping[str, Sequence[float]],
+        tid: int,
+        threads: int,
+    ) -> None:
         self.name, self.memory, self.tid, self.threads = name, memory, tid, threads
+        self.tables = tables
         self.variables: dict[str, int] = {}
         self.tiles: dict[str, dict[tuple[int, ...], Floats]] = {}
 
@@ -114,6 +125,8 @@ class _Interpreter:
         return index.constant + sum(c * self.atom(atom) for atom, c in index.terms)
 
     def atom(self, atom: Atom) -> int:
+        if isinstance(atom, Lookup):
+            return int(self.tables[atom.table][self.index(atom.index)])
         if isinstance(atom, Var):
             return self.variables[atom.name]
         left, right = (self.index(a) for a in atom.args)

@@ -25,7 +25,7 @@ Kernels are written with `ProgramBuilder`, which reads like the loop nest itself
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
@@ -58,7 +58,18 @@ class Call:
         return f"{left} {'//' if self.function == 'floordiv' else '%'} {b}"
 
 
-Atom = Var | Call
+@dataclass(frozen=True, slots=True)
+class Lookup:
+    """An entry of a program's table of whole numbers."""
+
+    table: str
+    index: Index
+
+    def __str__(self) -> str:
+        return f"{self.table}[{self.index}]"
+
+
+Atom = Var | Call | Lookup
 
 
 @dataclass(frozen=True, slots=True)
@@ -406,11 +417,24 @@ Statement = Loop | Let | Tile | Assign | Store | Prefetch | When
 
 
 @dataclass(frozen=True, slots=True)
+class Table:
+    """Numbers that are part of the code: whole ones for `Lookup`, else float32 for `Load`."""
+
+    name: str
+    numbers: tuple[int, ...] | tuple[float, ...]
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether they are whole numbers, for addresses."""
+        return all(isinstance(number, int) for number in self.numbers)
+
+
+@dataclass(frozen=True, slots=True)
 class Program:
     """A kernel: buffers (operands, results, then per-thread scratch) and the loop nest.
 
     `scratch` gives the length in elements of the last buffers, which each thread has of its own;
-    `truths` are the buffers of truth values.
+    `truths` are the buffers of truth values. `tables` are read like buffers.
     """
 
     name: str
@@ -418,6 +442,7 @@ class Program:
     body: tuple[Statement, ...]
     scratch: tuple[int, ...] = ()
     truths: frozenset[str] = frozenset()
+    tables: tuple[Table, ...] = ()
 
     @property
     def width(self) -> int:
@@ -454,6 +479,7 @@ class ProgramBuilder:
     _buffers: list[str] = field(default_factory=list)
     _scratch: list[int] = field(default_factory=list)
     _truths: set[str] = field(default_factory=set)
+    _tables: list[Table] = field(default_factory=list)
     _bodies: list[list[Statement]] = field(default_factory=lambda: [[]])
     _names: dict[str, int] = field(default_factory=dict)
 
@@ -475,6 +501,17 @@ class ProgramBuilder:
         self._buffers.append(self._unique(name))
         self._scratch.append(elements)
         return self._buffers[-1]
+
+    def table(self, name: str, numbers: Sequence[float]) -> str:
+        """A table of float32, which is loaded from like a buffer."""
+        self._tables.append(Table(self._unique(name), tuple(float(n) for n in numbers)))
+        return self._tables[-1].name
+
+    def lookup(self, name: str, numbers: Sequence[int]) -> Callable[[Index], Index]:
+        """A table of whole numbers, as the function that looks one up."""
+        table = Table(self._unique(name), tuple(int(n) for n in numbers))
+        self._tables.append(table)
+        return lambda index: Index.atom(Lookup(table.name, index))
 
     @contextmanager
     def _loop(
@@ -562,6 +599,7 @@ class ProgramBuilder:
             tuple(self._bodies[0]),
             tuple(self._scratch),
             frozenset(self._truths),
+            tuple(self._tables),
         )
 
 

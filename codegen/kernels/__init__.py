@@ -17,6 +17,7 @@ from cnnc.codegen.kernels.pool import PoolKernel
 from cnnc.codegen.kernels.rearrange import Rearrange
 from cnnc.codegen.kernels.reduce import ReduceKernel
 from cnnc.codegen.kernels.reference import ReferenceKernel
+from cnnc.codegen.kernels.resize import ResizeKernel
 from cnnc.codegen.kernels.softmax import SoftmaxKernel
 from cnnc.codegen.kernels.upsample import UpsampleKernel
 from cnnc.ir.kernel import Kernel
@@ -40,6 +41,7 @@ KERNELS: dict[str, type[Kernel]] = {
         ReduceKernel,
         NormalizeKernel,
         UpsampleKernel,
+        ResizeKernel,
         ConcatKernel,
         Rearrange,
         ReorderKernel,
