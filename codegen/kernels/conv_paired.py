@@ -10,7 +10,8 @@ multiply-adds (`Target.spare_adds_per_cycle`); there two channels in pairs and o
 both kinds of units busy, for three products in the time of two.
 
 So of every three blocks of input channels the first two are paired, lane by lane, and the third is
-multiplied as usual; blocks that are left over and a partial last one are too.
+multiplied as usual. What is left, less than three blocks, is cut in three in the same way; one or
+two last channels are multiplied as usual.
 
 Rounding errors are those of terms like w0 * w1 and x0 * x1 that cancel. Each output channel's
 weights are therefore scaled by a power of two to the size that inputs have, nominally 1, and every
@@ -21,14 +22,13 @@ Infinite inputs give NaN.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
 from cnnc.codegen.kernels.common import (
-    channel_counts,
     epilogue_cycles,
     extra_blocks,
     extras_fit,
@@ -49,8 +49,8 @@ from cnnc.ir.op import Array
 from cnnc.ir.ops import Conv2d
 from cnnc.ir.types import DType
 
-TRIPLE = 3  # blocks of input channels: two in pairs, one on its own
-UNROLLED = 4  # lanes of a triple side by side in the code; even, as signs alternate
+TRIPLE = 3  # runs of input channels: two in pairs, one on its own
+UNROLLED = 4  # lanes of three blocks side by side in the code; even, as signs alternate
 CHUNKS = 16  # parts of the work that threads should find, where there are as many
 SPAN = 64.0  # how far from 1 the inputs' size may be for the stated error
 
@@ -74,17 +74,17 @@ class PairedConv(Kernel):
             return
         target = site.target
         blocks = -(-site.result.dims[1] // target.lanes)
-        for tile in _tiles(site):
-            strips = -(-site.result.dims[2] // tile[0])
-            panel = 4 * _Shape.of(site).panel(target.lanes)
-            depths = [
-                d
-                for d in range(1, blocks + 1)
-                if blocks % d == 0
-                and d * panel <= target.l2_bytes * 3 // 8
-                and blocks // d * strips >= CHUNKS
-            ]
-            yield cls(tile=tile, depth=max(depths, default=1))
+        tile = _tile(site)
+        strips = -(-site.result.dims[2] // tile[0])
+        panel = 4 * _Shape.of(site).panel
+        depths = [
+            d
+            for d in range(1, blocks + 1)
+            if blocks % d == 0
+            and d * panel <= target.l2_bytes // 4
+            and blocks // d * strips >= CHUNKS
+        ]
+        yield cls(tile=tile, depth=max(depths, default=1))
 
     def blocks(self, site: Site) -> tuple[tuple[int, ...], int]:
         own, _ = split(site)
@@ -110,9 +110,9 @@ class PairedConv(Kernel):
             for _, height, down in pieces(oh, self.tile[0])
             for _, width, across in pieces(ow, self.tile[1])
         )
-        sums = parts * oh * ow * (shape.triples * shape.taps + 16.0)
+        sums = parts * oh * ow * ((shape.triples + 2) * shape.taps + 16.0)
         work = images * (blocks * tiles + sums) + epilogue_cycles(site, target.lanes)
-        panel = 4 * shape.panel(target.lanes)
+        panel = 4 * shape.panel
         repeats = strips if self.depth * panel > target.l2_bytes * 3 // 4 else 1
         source = 4 * site.operands[0].elements
         moved = blocks * panel * repeats + site.result.elements * 4
@@ -131,7 +131,7 @@ class PairedConv(Kernel):
             8.0,
         )
         single = max(pixels / target.fma_per_cycle, (1 + pixels / 2) / target.load_per_cycle, 4.0)
-        steps = shape.triples * target.lanes * triple + shape.single(target.lanes) * single
+        steps = shape.channels // TRIPLE * triple + shape.channels % TRIPLE * single
         return shape.taps * steps + 4 * pixels + 30
 
     def relative_error(self, site: Site, weight: Array) -> float:
@@ -171,22 +171,18 @@ class PairedConv(Kernel):
         padded = np.zeros((-(-out // lanes) * lanes, channels, kh, kw), np.float32)
         padded[:out] = weight
         scaled, scale = _scaled(padded)
-        first, second, third, rest = _parts(scaled, lanes)
-        start = -_products(first, second)
-        # [block, lane of the result, triple, lane, kh, kw, which of three] and the others alike
-        sign = _signs(lanes)[:, None, None]
-        triples = np.stack([first, sign * second, third], -1)
-        order = triples.reshape(-1, lanes, *triples.shape[1:]).transpose(0, 2, 4, 5, 3, 6, 1)
+        groups, rest = _groups(scaled, lanes)
         count = len(padded) // lanes
-        pieces = [start.reshape(count, lanes), (1 / scale).reshape(count, lanes)]
-        pieces.append(order.reshape(count, -1))
-        left = rest.reshape(count, lanes, *rest.shape[1:])
-        for block, blocks, width in channel_counts(rest.shape[1], lanes):
-            part = left[:, :, block * lanes : block * lanes + blocks * width]
-            part = part.reshape(count, lanes, blocks, width, kh, kw)
-            pieces.append(part.transpose(0, 2, 4, 5, 3, 1).reshape(count, -1))
-        body = np.concatenate([p.astype(np.float32) for p in pieces], axis=1)
-        return np.concatenate([_signs(lanes), body.reshape(-1)])
+        panels = [-_products(groups), 1 / scale]
+        for group in groups:
+            signed = group.copy()
+            signed[:, :, 1] *= _signs(group.shape[3])[:, None, None]
+            # [block, its lane, group, which of three, lane, kh, kw]
+            order = signed.reshape(count, lanes, *group.shape[1:]).transpose(0, 2, 5, 6, 4, 3, 1)
+            panels.append(order)
+        panels.append(rest.reshape(count, lanes, *rest.shape[1:]).transpose(0, 3, 4, 2, 1))
+        body = np.concatenate([p.reshape(count, -1).astype(np.float32) for p in panels], axis=1)
+        return np.concatenate([_signs(2 * lanes), body.reshape(-1)])
 
     # -- program -----------------------------------------------------------------------------
 
@@ -199,27 +195,34 @@ class _Shape:
     """The numbers of a convolution's sums."""
 
     channels: int
-    triples: int
+    lanes: int
     kh: int
     kw: int
 
     @staticmethod
     def of(site: Site) -> _Shape:
         _, channels, kh, kw = site.operands[1].dims
-        return _Shape(channels, channels // (TRIPLE * site.target.lanes), kh, kw)
+        return _Shape(channels, site.target.lanes, kh, kw)
+
+    @property
+    def triples(self) -> int:
+        """How many times three whole blocks there are."""
+        return self.channels // (TRIPLE * self.lanes)
+
+    @property
+    def third(self) -> int:
+        """A third of the channels behind the triples of blocks."""
+        return self.channels % (TRIPLE * self.lanes) // TRIPLE
 
     @property
     def taps(self) -> int:
         """Elements of a window."""
         return self.kh * self.kw
 
-    def single(self, lanes: int) -> int:
-        """Channels behind the last triple."""
-        return self.channels - self.triples * TRIPLE * lanes
-
-    def panel(self, lanes: int) -> int:
+    @property
+    def panel(self) -> int:
         """Elements of the packed weights of one output-channel block."""
-        return (2 + self.channels * self.taps) * lanes
+        return (2 + self.channels * self.taps) * self.lanes
 
 
 def _fits(site: Site) -> bool:
@@ -230,24 +233,21 @@ def _fits(site: Site) -> bool:
         return False
     if 0 in site.result.shape or 0 in site.operands[0].shape or not extras_fit(site, lanes):
         return False
-    return site.target.spare_adds_per_cycle > 0 and _Shape.of(site).triples > 0
+    return site.target.spare_adds_per_cycle > 0 and site.operands[1].dims[1] >= lanes
 
 
-def _tiles(site: Site) -> Iterator[tuple[int, int]]:
-    """Tiles of up to half the registers: LLVM keeps each sum in the register of a factor, which
-    leaves the others for moving sums about."""
+def _tile(site: Site) -> tuple[int, int]:
+    """(rows, columns) that fill up to half the registers: LLVM keeps each sum in the register of a
+    factor, which leaves the others for moving sums about."""
     oh, ow = site.result.dims[2:]
     most = site.target.registers // 2
     columns = pieces(ow, most)[0][1]
-    yield 1, columns
-    rows = min(most // columns, oh)
-    if rows > 1:
-        yield pieces(oh, rows)[0][1], columns
+    return pieces(oh, min(most // columns, oh))[0][1], columns
 
 
-def _signs(lanes: int) -> Array:
+def _signs(count: int) -> Array:
     """+1 and -1 in turn: the sign with which a lane's pairs are taken."""
-    return np.resize(np.array([1, -1], np.float32), lanes)
+    return np.resize(np.array([1, -1], np.float32), count)
 
 
 def _scaled(weight: Array) -> tuple[Array, Array]:
@@ -258,36 +258,47 @@ def _scaled(weight: Array) -> tuple[Array, Array]:
     return weight * scale[:, None, None, None], scale
 
 
-def _parts(array: Array, lanes: int) -> tuple[Array, Array, Array, Array]:
-    """[N, C, kh, kw] as the three blocks of every triple, [N, triple, lane, kh, kw] each, and
-    the channels that are left over, [N, channel, kh, kw]."""
+def _groups(array: Array, lanes: int) -> tuple[list[Array], Array]:
+    """[N, C, kh, kw] as groups of three runs of channels, [N, group, 3, lane, kh, kw] for each
+    length of runs, and the channels that are left over, [N, channel, kh, kw]."""
     n, channels, kh, kw = array.shape
-    count = channels // (TRIPLE * lanes)
-    border = count * TRIPLE * lanes
-    blocks = array[:, :border].reshape(n, count, TRIPLE, lanes, kh, kw)
-    return blocks[:, :, 0], blocks[:, :, 1], blocks[:, :, 2], array[:, border:]
+    shape = _Shape(channels, lanes, kh, kw)
+    found, start = list[Array](), 0
+    for count, length in ((shape.triples, lanes), (1, shape.third)):
+        size = count * TRIPLE * length
+        if size:
+            run = array[:, start : start + size]
+            found.append(run.reshape(n, count, TRIPLE, length, kh, kw))
+        start += size
+    return found, array[:, start:]
 
 
-def _products(first: Array, second: Array) -> Array:
-    """The sum over all pairs, with their signs, of [N, triple, lane, kh, kw]."""
-    product = first.astype(np.float64) * second
-    sums: Array = np.einsum("ntlhw,l->n", product, _signs(product.shape[2]).astype(np.float64))
-    return sums
+def _products(groups: list[Array]) -> Array:
+    """The sum over all pairs, with their signs, of what `_groups` gives: [N]."""
+    total = np.zeros(len(groups[0]))
+    for group in groups:
+        product = group[:, :, 0].astype(np.float64) * group[:, :, 1]
+        total += np.einsum("ntlhw,l->n", product, _signs(product.shape[2]).astype(np.float64))
+    return total
 
 
 def _emulate(weight: Array, x: Array, lanes: int) -> Array:
     """What the kernel makes of windows [P, C, kh, kw] and weights [OC, C, kh, kw]: [OC, P]."""
     scaled, scale = _scaled(weight)
-    w0, w1, w2, w3 = (part[:, None] for part in _parts(scaled, lanes))
-    x0, x1, x2, x3 = (part[None] for part in _parts(x, lanes))
-    sign = _signs(lanes)[:, None, None]
-    pairs = (w0 + sign * x1) * (sign * w1 + x0)
-    terms = np.stack([pairs, w2 * x2], 4).reshape(len(weight), len(x), -1)
-    rest = (w3 * x3).reshape(len(weight), len(x), -1)
-    starts = -_products(w0[:, 0], w1[:, 0])[:, None] - _products(x0[0], x1[0])[None]
-    starts = starts.astype(np.float32)
+    weights, last_weights = _groups(scaled, lanes)
+    inputs, last_inputs = _groups(x, lanes)
+    starts = -_products(weights)[:, None] - _products(inputs)
+    terms = [starts.astype(np.float32)[..., None]]
+    for w, i in zip(weights, inputs, strict=True):
+        w0, w1, w2 = np.moveaxis(w, 2, 0)[:, :, None]
+        x0, x1, x2 = np.moveaxis(i, 2, 0)[:, None]
+        sign = _signs(w.shape[3])[:, None, None]
+        pairs = (w0 + sign * x1) * (sign * w1 + x0)
+        terms.append(np.stack([pairs, w2 * x2], -1).reshape(len(weight), len(x), -1))
+    rest = last_weights[:, None] * last_inputs[None]
+    terms.append(rest.reshape(len(weight), len(x), -1))
     # As the kernel sums up: one term after the other, in float32.
-    sums = np.cumsum(np.concatenate([starts[..., None], terms, rest], 2), axis=2)
+    sums = np.cumsum(np.concatenate(terms, 2), axis=2)
     found: Array = sums[..., -1] / scale[:, None]
     return found
 
@@ -303,6 +314,7 @@ class _Writer:
         self.x, self.weight = inputs[0], inputs[1]
         self.bias = inputs[2] if len(inputs) > 2 else None
         self.shape, self.lanes = _Shape.of(site), site.target.lanes
+        self.pitches = self.op.stride[0] * self.x.pitch(2), self.op.stride[1] * self.x.pitch(3)
         self.sums = self.p.scratch("sums", kernel.tile[0] * site.result.dims[3])
 
     def write(self) -> Program:
@@ -338,7 +350,7 @@ class _Writer:
         follows on the last part are the weights of the network's next layers."""
         depth, shape, lanes = self.kernel.depth, self.shape, self.lanes
         vectors = shape.triples * shape.taps * lanes  # asked for by one tile
-        start = (part + 1) * (depth * shape.panel(lanes))
+        start = (part + 1) * (depth * shape.panel)
         step = (strip - 1) * depth + g
         return start + step.max(0).min(TRIPLE * depth) * (vectors * lanes)
 
@@ -357,19 +369,40 @@ class _Writer:
             for start, width, times in pieces(ow, 8):
                 with p.loop("j", 0, times) as j:
                     column = p.let("column", j * width + start)
+                    window = self.window(row + r, column)
                     total = p.tile("total", (width,), lanes)
-                    top, left = self.window(row + r, column)
                     with p.loop("c", 0, shape.triples) as c:
                         with p.loop("i", 0, shape.kh) as i, p.loop("k", 0, shape.kw) as k:
-                            y, x = top + i * self.op.dilation[0], left + k * self.op.dilation[1]
-                            at = self.x.at(image, c * TRIPLE, y, x)
+                            at = self.origin(image, c * TRIPLE, window, i, k)
                             with p.unroll("q", width) as q:
-                                one = p.load(self.x.buffer, at + q * across, lanes)
-                                there = at + q * across + self.x.pitch(1)
-                                other = p.load(self.x.buffer, there, lanes)
+                                first = at + q * across
+                                one = p.load(self.x.buffer, first, lanes)
+                                other = p.load(self.x.buffer, first + self.x.pitch(1), lanes)
                                 p.set(total[q], fma(one, other, total[q]))
                     with p.unroll("q", width) as q:
-                        p.store(self.sums, r * ow + column + q, Reduce(1, "add", total[q] * signs))
+                        p.set(total[q], total[q] * signs)
+                    self.sum_up_rest(total, image, window)
+                    with p.unroll("q", width) as q:
+                        p.store(self.sums, r * ow + column + q, Reduce(1, "add", total[q]))
+
+    def sum_up_rest(self, total: TileRef, image: Index, window: tuple[Index, Index]) -> None:
+        """Adds, lane by lane, the products of the pairs behind the triples of blocks."""
+        p, lanes, third = self.p, self.lanes, self.shape.third
+        across = self.op.stride[1] * self.x.pitch(3)
+        # The second run may reach into the next block.
+        inside = min(third, lanes - third)
+        for lane, count in ((0, inside), (inside, third - inside)):
+            if not count:
+                continue
+            signs = p.bind("signs", p.load(self.weight.buffer, lane % 2, lanes))
+            with p.loop("i", 0, self.shape.kh) as i, p.loop("k", 0, self.shape.kw) as k:
+                first, second = (
+                    self.rest(image, channel, window, i, k) for channel in (lane, third + lane)
+                )
+                with p.unroll("q", total.shape[0]) as q:
+                    one = p.load(self.x.buffer, first + q * across, lanes, count=count)
+                    other = p.load(self.x.buffer, second + q * across, lanes, count=count)
+                    p.set(total[q], fma(one * signs, other, total[q]))
 
     def tile(
         self, place: tuple[Index, Index, Index, Index], height: int, width: int, ahead: Index
@@ -378,7 +411,7 @@ class _Writer:
         p, lanes = self.p, self.lanes
         image, block, row, column = place
         ow = self.site.result.dims[3]
-        packed = p.let("packed", block * self.shape.panel(lanes) + lanes)
+        packed = p.let("packed", block * self.shape.panel + 2 * lanes)
         acc = p.tile("acc", (1, height, width), lanes)
         start = p.bind("start", p.load(self.weight.buffer, packed, lanes))
         with p.unroll("r", height) as r, p.unroll("q", width) as q:
@@ -405,7 +438,6 @@ class _Writer:
     ) -> None:
         """All input channels and taps into the tile; meanwhile asks for what is `ahead`."""
         p, shape, lanes = self.p, self.shape, self.lanes
-        pitches = self.op.stride[0] * self.x.pitch(2), self.op.stride[1] * self.x.pitch(3)
         step = TRIPLE * lanes  # weights of a lane of a triple
         with p.loop("c", 0, shape.triples) as c:
             with p.loop("i", 0, shape.kh) as i, p.loop("k", 0, shape.kw) as k:
@@ -417,21 +449,34 @@ class _Writer:
                     there = p.let("there", ahead + (tap * lanes + s * UNROLLED) * lanes)
                     for u in range(UNROLLED):
                         p.prefetch(self.weight.buffer, there + u * lanes)
-                        self.triple(acc, weights + u * step, lane + u, pitches, u % 2 == 1)
-        packed = packed + shape.triples * shape.taps * lanes * step
-        for first, count, channels in channel_counts(shape.single(lanes), lanes):
-            with p.loop("c", 0, count) as c:
-                with p.loop("i", 0, shape.kh) as i, p.loop("k", 0, shape.kw) as k:
-                    tap = (c * shape.kh + i) * shape.kw + k
-                    block = c + (shape.triples * TRIPLE + first)
-                    origin = self.origin(image, block, window, i, k)
-                    weights = packed + tap * (channels * lanes)
-                    with p.unroll("u", channels) as lane:
-                        at = weights + lane * lanes
-                        multiply_add(
-                            p, acc, self.weight.buffer, at, self.x.buffer, origin + lane, pitches
-                        )
-            packed = packed + count * shape.taps * channels * lanes
+                        sources = [lane + u + run * self.x.pitch(1) for run in range(TRIPLE)]
+                        self.triple(acc, weights + u * step, sources, u % 2 == 1)
+        self.accumulate_rest(acc, image, window, packed + shape.triples * shape.taps * lanes * step)
+
+    def accumulate_rest(
+        self, acc: TileRef, image: Index, window: tuple[Index, Index], packed: Index
+    ) -> None:
+        """The channels behind the triples of blocks into the tile."""
+        p, shape, lanes = self.p, self.shape, self.lanes
+        third, singles = shape.third, shape.channels % TRIPLE
+        with p.loop("i", 0, shape.kh) as i, p.loop("k", 0, shape.kw) as k:
+            tap = i * shape.kw + k
+            for u in range(third):
+                at = packed + (tap * third + u) * (TRIPLE * lanes)
+                sources = [self.rest(image, run * third + u, window, i, k) for run in range(TRIPLE)]
+                self.triple(acc, at, sources, u % 2 == 1)
+            behind = packed + shape.taps * third * (TRIPLE * lanes)
+            for u in range(singles):
+                at = behind + (tap * singles + u) * lanes
+                self.single(acc, at, self.rest(image, TRIPLE * third + u, window, i, k))
+
+    def rest(
+        self, image: Index, channel: int, window: tuple[Index, Index], i: Index, k: Index
+    ) -> Index:
+        """Where a channel, counted from behind the triples of blocks, lies under a tap."""
+        block, lane = divmod(channel, self.lanes)
+        block += self.shape.triples * TRIPLE
+        return self.origin(image, Index.of(block), window, i, k) + lane
 
     def origin(
         self, image: Index, block: Index, window: tuple[Index, Index], i: Index, k: Index
@@ -440,22 +485,22 @@ class _Writer:
         y, x = window[0] + i * self.op.dilation[0], window[1] + k * self.op.dilation[1]
         return self.x.at(image, block, y, x)
 
-    def triple(
-        self, acc: TileRef, packed: Index, source: Index, pitches: tuple[int, int], minus: bool
-    ) -> None:
+    def triple(self, acc: TileRef, packed: Index, sources: Sequence[Index], minus: bool) -> None:
         """Three channels into the tile: two as a pair, taken with the opposite sign if `minus`:
         (w0 - x1) * (x0 - w1), with -w1 for a weight."""
         p, lanes = self.p, self.lanes
+        (down, across), buffer = self.pitches, self.x.buffer
         w0, w1 = (
             p.bind("w", p.load(self.weight.buffer, packed + b * lanes, lanes)) for b in range(2)
         )
         # Each element is loaded where it is used: as an operand in memory it takes no register.
         with p.unroll("r", acc.shape[1]) as r, p.unroll("q", acc.shape[2]) as q:
-            at = source + r * pitches[0] + q * pitches[1]
-            x0 = p.load(self.x.buffer, at, lanes, stride=0)
-            x1 = p.load(self.x.buffer, at + self.x.pitch(1), lanes, stride=0)
+            pixel = r * down + q * across
+            x0, x1 = (p.load(buffer, at + pixel, lanes, stride=0) for at in sources[:2])
             left = w0 - x1 if minus else w0 + x1
             p.set(acc[0, r, q], fma(left, w1 + x0, acc[0, r, q]))
-        third = source + 2 * self.x.pitch(1)
-        weight = self.weight.buffer
-        multiply_add(p, acc, weight, packed + 2 * lanes, self.x.buffer, third, pitches)
+        self.single(acc, packed + 2 * lanes, sources[2])
+
+    def single(self, acc: TileRef, packed: Index, source: Index) -> None:
+        """One channel into the tile."""
+        multiply_add(self.p, acc, self.weight.buffer, packed, self.x.buffer, source, self.pitches)
