@@ -41,6 +41,14 @@ class _Fit:
     results: tuple[tuple[tuple[int, ...], np.dtype[np.generic]], ...]
 
 
+_Kinds = tuple[tuple[type, tuple[int, ...], np.dtype[np.generic]], ...]
+
+
+def _kinds(inputs: Sequence[Array]) -> _Kinds:
+    """All that the checks of inputs look at."""
+    return tuple([(type(array), array.shape, array.dtype) for array in inputs])
+
+
 class Workspace:
     """Arena, scratch, counters and context of one call at a time."""
 
@@ -87,8 +95,7 @@ class Executable:
             for name, type in self._outputs.items()
             if any(isinstance(d, Sym) and d.name not in known for d in type.shape)
         }
-        self._dtypes = tuple(type.dtype.numpy for type in self._inputs.values())
-        self._fits: dict[tuple[tuple[int, ...] | None, ...], _Fit] = {}
+        self._fits: dict[_Kinds, _Fit] = {}
         self._pool: list[Workspace] = []
 
     def run(
@@ -134,13 +141,11 @@ class Executable:
         Raises:
             InputError: as for `run`.
         """
-        shapes = tuple(
-            [
-                array.shape if type(array) is np.ndarray and array.dtype == dtype else None
-                for array, dtype in zip(inputs, self._dtypes, strict=True)
-            ]
-        )
-        fit = self._fits.get(shapes) or self._fit(inputs)
+        # A small network takes microseconds: what is written here shows in its time.
+        try:
+            fit = self._fits.get(_kinds(inputs)) or self._fit(inputs)
+        except AttributeError:  # not an array
+            fit = self._fit(inputs)
         arrays = [packed(array) for array in inputs]
         if out is None:
             results = [np.empty(shape, dtype) for shape, dtype in fit.results]
@@ -164,7 +169,7 @@ class Executable:
         fit = _Fit(images, tuple((type.dims, type.dtype.numpy) for type in types))
         if len(self._fits) >= _FITS:
             self._fits.clear()
-        self._fits[tuple(array.shape for array in inputs)] = fit
+        self._fits[_kinds(inputs)] = fit
         return fit
 
     def _results(
@@ -203,8 +208,7 @@ class Executable:
     ) -> None:
         context = space.context
         context[IMAGES] = images
-        for i, array in enumerate(inputs + outputs, ARRAYS):
-            context[i] = address(array)
+        context[ARRAYS:] = [address(array) for array in inputs + outputs]
         for step in self.steps:
             self._run(step, space.address)
         context[ROUND] += images
