@@ -32,6 +32,7 @@ from cnnc.ir.ops import (
     Concat,
     Conv2d,
     ConvTranspose2d,
+    CumSum,
     Dense,
     Div,
     Dropout,
@@ -40,12 +41,15 @@ from cnnc.ir.ops import (
     GlobalAvgPool,
     GlobalMaxPool,
     GlobalPool2d,
+    How,
     LeakyRelu,
     Linear,
     MaxPool2d,
     Mul,
+    Normalize,
     Pad,
     Pointwise,
+    Reduction,
     Resampling,
     Reshape,
     Sigmoid,
@@ -163,6 +167,29 @@ def _softmax(draw: Draw, x: TensorType) -> Use:
     return Softmax(axis=draw(st.sampled_from(axes))), ()
 
 
+def _axes(draw: Draw, x: TensorType) -> tuple[int, ...]:
+    """Some axes, not the batch; in any order, counted from either end."""
+    axes = draw(st.lists(st.sampled_from(range(1, x.rank)), unique=True, min_size=1))
+    return tuple(axis - x.rank if draw(st.booleans()) else axis for axis in axes)
+
+
+def _reduction(draw: Draw, x: TensorType) -> Use:
+    axes = _axes(draw, x)
+    keep = len(axes) == x.rank - 1 or draw(st.booleans())
+    how = draw(st.sampled_from((How.MEAN, How.MAX, How.MIN, How.L2)))
+    return _epilogue(draw, Reduction(how=how, axes=axes, keep=keep), (), x)
+
+
+def _normalize(draw: Draw, x: TensorType) -> Use:
+    op = Normalize(axes=_axes(draw, x), epsilon=0.1, centred=draw(st.booleans()))
+    return _epilogue(draw, op, (), x)
+
+
+def _cum_sum(draw: Draw, x: TensorType) -> Use:
+    op = CumSum(axis=_axes(draw, x)[0], exclusive=draw(st.booleans()), reverse=draw(st.booleans()))
+    return op, ()
+
+
 def _pool(kind: type[MaxPool2d] | type[AvgPool2d], draw: Draw, x: TensorType) -> Use:
     _, rows, columns = sizes(x)
     window = draw(st.integers(1, min(3, rows))), draw(st.integers(1, min(3, columns)))
@@ -225,6 +252,9 @@ _SPATIAL: dict[str, Callable[[Draw, TensorType], Use]] = {
 _ANY_RANK: dict[str, Callable[[Draw, TensorType], Use]] = {
     "batch_norm": _batch_norm,
     "softmax": _softmax,
+    "reduce": _reduction,
+    "normalize": _normalize,
+    "cum_sum": _cum_sum,
     "pointwise": _pointwise,
     "concat": _concat,
     "flatten": _flatten,

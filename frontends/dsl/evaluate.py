@@ -10,8 +10,9 @@ from math import ceil, floor
 
 from cnnc.frontends.dsl import tree
 from cnnc.frontends.dsl.arguments import Fail, Given, did_you_mean, match, settings_of
+from cnnc.frontends.dsl.layers import Row
 from cnnc.frontends.dsl.naming import Scope
-from cnnc.frontends.dsl.ops import ARITHMETIC, OPERATIONS, PLANNED, WORDS, Row
+from cnnc.frontends.dsl.ops import ARITHMETIC, OPERATIONS, PLANNED, WORDS
 from cnnc.frontends.dsl.report import Reporter, Stop
 from cnnc.frontends.dsl.tree import Expr, Span
 from cnnc.frontends.dsl.values import (

@@ -11,8 +11,9 @@ import numpy as np
 
 from cnnc.frontends.dsl import tree
 from cnnc.frontends.dsl.evaluate import Evaluator, Frame
+from cnnc.frontends.dsl.layers import Layer, Weight
 from cnnc.frontends.dsl.naming import Scope, join
-from cnnc.frontends.dsl.ops import ARITHMETIC, Layer, Weight
+from cnnc.frontends.dsl.ops import ARITHMETIC
 from cnnc.frontends.dsl.report import Reporter, Stop
 from cnnc.frontends.dsl.tree import Span
 from cnnc.frontends.dsl.values import (

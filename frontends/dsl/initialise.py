@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cnnc.frontends.dsl.checks import Count, Positive, Settings
-from cnnc.frontends.dsl.ops import Weight
+from cnnc.frontends.dsl.layers import Weight
 from cnnc.ir import ops
 from cnnc.ir.graph import Builder
 from cnnc.ir.op import Array
@@ -177,6 +177,7 @@ def _product(came: list[Moments]) -> Moments:
 # What an op does to the moments of its operands; one that is not here leaves the first alone.
 _RULES: dict[type[ops.Op], Callable[[list[Moments]], Moments]] = {
     ops.BatchNorm: lambda came: UNIT,
+    ops.Normalize: lambda came: UNIT,
     ops.Relu: _rectified,
     ops.Relu6: _rectified,
     ops.LeakyRelu: _rectified,

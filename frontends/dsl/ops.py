@@ -13,8 +13,6 @@ result, `same` gives size * stride rows: span + output_padding - stride are cut 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from math import inf
 from typing import Any
 
@@ -30,7 +28,6 @@ from cnnc.frontends.dsl.checks import (
     Number,
     Padding,
     Pair,
-    Positive,
     Rate,
     Rest,
     Settings,
@@ -38,6 +35,8 @@ from cnnc.frontends.dsl.checks import (
     Sides,
     Size,
 )
+from cnnc.frontends.dsl.layers import Axis, Layer, Row, Weight, axis_of, plain
+from cnnc.frontends.dsl.norms import NORMS
 from cnnc.ir import ops
 from cnnc.ir.location import Diagnostic, ShapeError
 from cnnc.ir.op import Op
@@ -93,12 +92,6 @@ class Dense(Settings):
     bias: Flag = True
 
 
-class BatchNorm(Settings):
-    """`eps` is added to the variance."""
-
-    eps: Positive = 1e-5
-
-
 class Pool(Settings):
     """A `k` window; `stride` is `k` unless given; `ceil` rounds the output size up."""
 
@@ -138,12 +131,6 @@ class Clip(Settings):
 
     low: Number = -inf
     high: Number = inf
-
-
-class Axis(Settings):
-    """The dimension to work along; 1 is that of the channels."""
-
-    axis: Integer = 1
 
 
 class Reshape(Settings):
@@ -215,37 +202,6 @@ class Upsample(Settings):
 
 
 # -- rows ----------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Weight:
-    """A weight that a layer asks for. `role` is the operand's name; `inputs` feed each output."""
-
-    role: str
-    shape: tuple[int, ...]
-    inputs: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Layer:
-    """An op and its weights, which follow the tensor operands."""
-
-    op: Op
-    weights: tuple[Weight, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """An op of the language: its parameters, how it is made, how many tensors it takes."""
-
-    settings: type[Settings]
-    make: Callable[[Any, TensorType], Layer]
-    weighted: bool = False
-    variadic: bool = False
-
-
-def _plain(op: Op) -> Row:
-    return Row(Settings, lambda settings, x: Layer(op))
 
 
 def _channels(x: TensorType) -> int:
@@ -370,14 +326,6 @@ def _dense(s: Dense, x: TensorType) -> Layer:
     return Layer(ops.Dense(), (weight, *bias))
 
 
-def _bn(s: BatchNorm, x: TensorType) -> Layer:
-    channels = known(x.shape[1]) if x.rank >= 2 else None
-    if not channels:
-        raise ShapeError(f"expects [N, C, ...] with a known number of channels, got {x}")
-    roles = ops.BatchNorm.operands[1:]
-    return Layer(ops.BatchNorm(epsilon=s.eps), tuple(Weight(role, (channels,)) for role in roles))
-
-
 def _pool(s: Pool, x: TensorType) -> dict[str, Any]:
     if x.rank != 4:
         raise ShapeError(f"expects maps [N, C, H, W], got {x}")
@@ -395,7 +343,7 @@ def _avgpool(s: AvgPool, x: TensorType) -> Layer:
 
 
 def _slice(s: Slice, x: TensorType) -> Layer:
-    axis = _axis(Axis(axis=s.axis), x)
+    axis = axis_of(s.axis, x)
     return Layer(ops.Slice(axes=(axis,), starts=(s.start,), stops=(s.stop,), steps=(s.step,)))
 
 
@@ -403,38 +351,31 @@ def _surround(s: Surround, x: TensorType) -> Layer:
     return Layer(ops.Border(before=s.before, after=s.after, mode=s.mode, value=s.value))
 
 
-def _axis(s: Axis, x: TensorType) -> int:
-    if not -x.rank <= s.axis < x.rank:
-        raise ShapeError(f"axis {s.axis} is not one of the {x.rank} of {x}")
-    return s.axis % x.rank
-
-
 OPERATIONS: dict[str, Row] = {
     "conv": Row(Conv, _conv, weighted=True),
     "dwconv": Row(DepthwiseConv, _dwconv, weighted=True),
     "upconv": Row(TransposedConv, _upconv, weighted=True),
     "dense": Row(Dense, _dense, weighted=True),
-    "bn": Row(BatchNorm, _bn, weighted=True),
+    **NORMS,
     "maxpool": Row(Pool, _maxpool),
     "avgpool": Row(AvgPool, _avgpool),
     "gap": Row(GlobalPool, lambda s, x: Layer(ops.GlobalAvgPool(keep=s.keep))),
     "gmp": Row(GlobalPool, lambda s, x: Layer(ops.GlobalMaxPool(keep=s.keep))),
-    "relu": _plain(ops.Relu()),
-    "relu6": _plain(ops.Relu6()),
+    "relu": plain(ops.Relu()),
+    "relu6": plain(ops.Relu6()),
     "leaky": Row(Leaky, lambda s, x: Layer(ops.LeakyRelu(alpha=s.alpha))),
-    "sigmoid": _plain(ops.Sigmoid()),
-    "tanh": _plain(ops.Tanh()),
-    "silu": _plain(ops.Silu()),
-    "hswish": _plain(ops.HardSwish()),
-    "hsigmoid": _plain(ops.HardSigmoid()),
+    "sigmoid": plain(ops.Sigmoid()),
+    "tanh": plain(ops.Tanh()),
+    "silu": plain(ops.Silu()),
+    "hswish": plain(ops.HardSwish()),
+    "hsigmoid": plain(ops.HardSigmoid()),
     "elu": Row(Elu, lambda s, x: Layer(ops.Elu(alpha=s.alpha))),
     "clip": Row(Clip, lambda s, x: Layer(ops.Clip(low=s.low, high=s.high))),
-    "abs": _plain(ops.Abs()),
-    "exp": _plain(ops.Exp()),
-    "sqrt": _plain(ops.Sqrt()),
-    "softmax": Row(Axis, lambda s, x: Layer(ops.Softmax(axis=_axis(s, x)))),
-    "concat": Row(Axis, lambda s, x: Layer(ops.Concat(axis=_axis(s, x))), variadic=True),
-    "flatten": _plain(ops.Flatten()),
+    "abs": plain(ops.Abs()),
+    "exp": plain(ops.Exp()),
+    "sqrt": plain(ops.Sqrt()),
+    "concat": Row(Axis, lambda s, x: Layer(ops.Concat(axis=axis_of(s.axis, x))), variadic=True),
+    "flatten": plain(ops.Flatten()),
     "reshape": Row(Reshape, lambda s, x: Layer(ops.Reshape(shape=s.shape))),
     "dropout": Row(Dropout, lambda s, x: Layer(ops.Dropout(rate=s.rate))),
     "transpose": Row(Transpose, lambda s, x: Layer(ops.Transpose(perm=s.perm))),
@@ -453,8 +394,8 @@ WORDS = frozenset({"same", "valid", *(mode.value for mode in (*ops.Resampling, *
 
 # What is planned and not there yet, with what to write meanwhile.
 PLANNED: dict[str, str] = dict.fromkeys(
-    "inorm gnorm lnorm lrn prelu gelu resize crop split shuffle "
-    "pixelshuffle mean sum cmean cmax matmul quantize dequantize normalize nms argmax topk "
+    "lrn prelu gelu resize crop split shuffle "
+    "pixelshuffle matmul quantize dequantize normalize nms topk "
     "squash".split(),
     "",
 ) | {

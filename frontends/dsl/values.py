@@ -19,7 +19,7 @@ from cnnc.ir.types import Sym
 
 if TYPE_CHECKING:
     from cnnc.frontends.dsl.checks import Settings
-    from cnnc.frontends.dsl.ops import Row
+    from cnnc.frontends.dsl.layers import Row
 
 MAX_NUMBER = 10**18
 MAX_ITEMS = 10_000

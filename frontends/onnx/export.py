@@ -17,6 +17,9 @@ from cnnc.ir.op import Fusable, Op
 from cnnc.ir.ops import (
     Abs,
     Add,
+    ArgExtreme,
+    ArgMax,
+    ArgMin,
     AvgPool2d,
     BatchNorm,
     Border,
@@ -25,6 +28,7 @@ from cnnc.ir.ops import (
     Conv2d,
     ConvTranspose2d,
     Coordinates,
+    CumSum,
     Dense,
     Div,
     Dropout,
@@ -36,8 +40,10 @@ from cnnc.ir.ops import (
     GlobalAvgPool,
     GlobalMaxPool,
     GlobalPool2d,
+    Hardmax,
     HardSigmoid,
     HardSwish,
+    How,
     Interpolation,
     LeakyRelu,
     MatMul,
@@ -46,8 +52,10 @@ from cnnc.ir.ops import (
     Min,
     Mul,
     Neg,
+    Normalize,
     Pad,
     Pointwise,
+    Reduction,
     Relu,
     Relu6,
     Resampling,
@@ -249,13 +257,78 @@ def _resize_axes(w: _Writer, op: Resize, parts: Sequence[ResizedAxis], x: str, r
         w.add("Resize", [x, roi, "", sizes], result, **attributes)
 
 
+_REDUCTIONS = {
+    How.SUM: "ReduceSum",
+    How.MEAN: "ReduceMean",
+    How.MAX: "ReduceMax",
+    How.MIN: "ReduceMin",
+    How.PROD: "ReduceProd",
+    How.L1: "ReduceL1",
+    How.L2: "ReduceL2",
+    How.SUM_SQUARE: "ReduceSumSquare",
+    How.LOG_SUM: "ReduceLogSum",
+    How.LOG_SUM_EXP: "ReduceLogSumExp",
+}
+
+
+def _reduction(w: _Writer, op: Reduction, inputs: Sequence[str], y: str) -> None:
+    axes = w.constant(f"{y}.axes", op.axes, "int64")
+    how = {"keepdims": int(op.keep), "noop_with_empty_axes": 1}
+    w.add(_REDUCTIONS[op.how], [*inputs, axes], y, **how)
+
+
+def _normalize(w: _Writer, op: Normalize, inputs: Sequence[str], y: str) -> None:
+    """Written out: ONNX has this with scale and shift only, and not over all axes."""
+    (x,) = inputs
+    type = w.graph.types[x]
+    axes, result = op.places(type.rank), y
+    if op.groups > 1:
+        sizes = TensorType(type.shape[1:]).dims
+        split = (0, op.groups, sizes[0] // op.groups, *sizes[1:])
+        shape = w.constant(f"{y}.split", split, "int64")
+        x, result = w.add("Reshape", [x, shape], w.fresh(f"{y}.groups")), w.fresh(f"{y}.grouped")
+        axes = tuple(axis + (axis > 0) for axis in axes)
+
+    def mean(values: str, what: str) -> str:
+        along = w.constant(f"{y}.axes", axes, "int64")
+        how = {"keepdims": 1, "noop_with_empty_axes": 1}
+        return w.add("ReduceMean", [values, along], w.fresh(f"{y}.{what}"), **how)
+
+    off = w.add("Sub", [x, mean(x, "mean")], w.fresh(f"{y}.off")) if op.centred else x
+    variance = mean(w.add("Mul", [off, off], w.fresh(f"{y}.square")), "variance")
+    epsilon = w.constant(f"{y}.epsilon", op.epsilon, type.dtype.value)
+    base = w.add("Add", [variance, epsilon], w.fresh(f"{y}.base"))
+    w.add("Div", [off, w.add("Sqrt", [base], w.fresh(f"{y}.root"))], result)
+    if op.groups > 1:
+        shape = w.constant(f"{y}.shape", (0, *TensorType(type.shape[1:]).dims), "int64")
+        w.add("Reshape", [result, shape], y)
+
+
+def _arg_extreme(w: _Writer, op: ArgExtreme, inputs: Sequence[str], y: str) -> None:
+    how = {"keepdims": int(op.keep), "select_last_index": int(op.last)}
+    w.add("ArgMax" if isinstance(op, ArgMax) else "ArgMin", inputs, y, axis=op.axis, **how)
+
+
+def _cum_sum(w: _Writer, op: CumSum, inputs: Sequence[str], y: str) -> None:
+    axis = w.constant(f"{y}.axis", op.axis, "int64")
+    w.add("CumSum", [*inputs, axis], y, exclusive=int(op.exclusive), reverse=int(op.reverse))
+
+
 EXPORTERS: dict[type[Op], Exporter] = {
     Conv2d: _conv,
     ConvTranspose2d: _conv,
     Dense: lambda w, op, inputs, y: w.add("Gemm", inputs, y, transB=1),
     MatMul: _matmul,
     BatchNorm: lambda w, op, inputs, y: w.add("BatchNormalization", inputs, y, epsilon=op.epsilon),
-    Softmax: lambda w, op, inputs, y: w.add("Softmax", inputs, y, axis=op.axis),
+    Softmax: lambda w, op, inputs, y: w.add(
+        "LogSoftmax" if op.log else "Softmax", inputs, y, axis=op.axis
+    ),
+    Reduction: _reduction,
+    Normalize: _normalize,
+    ArgMax: _arg_extreme,
+    ArgMin: _arg_extreme,
+    Hardmax: lambda w, op, inputs, y: w.add("Hardmax", inputs, y, axis=op.axis),
+    CumSum: _cum_sum,
     MaxPool2d: _pool,
     AvgPool2d: _pool,
     GlobalAvgPool: _global_pool,

@@ -12,7 +12,7 @@ from cnnc.frontends.dsl.ops import OPERATIONS
 from cnnc.ir import ops
 from cnnc.ir.graph import Graph
 from cnnc.ir.location import CnncError, Location, ParseError
-from cnnc.ir.op import Op
+from cnnc.ir.op import Op, Step
 from cnnc.ir.types import Sym
 
 
@@ -62,6 +62,44 @@ ROWS: dict[str, tuple[str, Op, str]] = {
         "f32[N,6,8,8]",
     ),
     "bn(eps=0.001)": ("f32[N, 3, 8, 8]", ops.BatchNorm(epsilon=0.001), "f32[N,3,8,8]"),
+    "inorm": (
+        "f32[N, 3, 8, 8]",
+        ops.Normalize(axes=(2, 3), epilogue=(Step(ops.Mul()), Step(ops.Add()))),
+        "f32[N,3,8,8]",
+    ),
+    "gnorm(3, 0.1)": (
+        "f32[N, 6, 8]",
+        ops.Normalize(
+            axes=(1, 2), epsilon=0.1, groups=3, epilogue=(Step(ops.Mul()), Step(ops.Add()))
+        ),
+        "f32[N,6,8]",
+    ),
+    "lnorm": (
+        "f32[N, 7, 8]",
+        ops.Normalize(axes=(2,), epilogue=(Step(ops.Mul()), Step(ops.Add()))),
+        "f32[N,7,8]",
+    ),
+    "mean([2, 3])": (
+        "f32[N, 3, 8, 8]",
+        ops.Reduction(how=ops.How.MEAN, axes=(2, 3)),
+        "f32[N,3]",
+    ),
+    "sum([-1], keep=yes)": (
+        "f32[N, 3]",
+        ops.Reduction(how=ops.How.SUM, axes=(-1,), keep=True),
+        "f32[N,1]",
+    ),
+    "cmean": (
+        "f32[N, 3, 8, 8]",
+        ops.Reduction(how=ops.How.MEAN, axes=(1,), keep=True),
+        "f32[N,1,8,8]",
+    ),
+    "cmax": (
+        "f32[N, 3, 8, 8]",
+        ops.Reduction(how=ops.How.MAX, axes=(1,), keep=True),
+        "f32[N,1,8,8]",
+    ),
+    "argmax": ("f32[N, 3, 8, 8]", ops.ArgMax(axis=1), "i64[N,8,8]"),
     "upconv(4, 2, 2)": (
         "f32[N, 3, H, 8]",
         ops.ConvTranspose2d(stride=(2, 2)),

@@ -9,8 +9,22 @@ import pytest
 from onnx_models import assert_agrees, floats, model, node, refused, sizes
 
 import cnnc
-from cnnc.frontends.onnx import load_onnx
-from cnnc.ir.op import Array
+from cnnc.frontends.onnx import export_onnx, load_onnx
+from cnnc.ir.graph import Builder
+from cnnc.ir.op import Array, Op, Step
+from cnnc.ir.ops import (
+    ArgMax,
+    ArgMin,
+    CumSum,
+    Hardmax,
+    How,
+    Normalize,
+    Reduction,
+    Relu,
+    Softmax,
+)
+from cnnc.ir.types import Sym, TensorType
+from cnnc.runtime.reference import evaluate
 
 MAP = (2, 4, 6, 5)
 # (kind, opset, attributes, constants after x, shape of x)
@@ -141,3 +155,31 @@ def test_the_mean_over_maps_is_a_pool() -> None:
     for kind, name in (("ReduceMean", "global_avg_pool"), ("ReduceMax", "global_max_pool")):
         graph = load_onnx(model([node(kind, "x", "y", axes=[3, 2])], {"x": MAP}, "y"))
         assert [n.op.name for n in graph.nodes] == [name]
+
+
+@pytest.mark.parametrize(
+    "op",
+    [
+        *(Reduction(how=how, axes=(1, -1)) for how in How),
+        Reduction(how=How.L1, axes=(), keep=True),
+        Normalize(axes=(1,), epsilon=0.5),
+        Normalize(axes=(1, 2, 3), groups=2, epilogue=(Step(Relu()),)),
+        Normalize(axes=(-1,), centred=False),
+        ArgMax(axis=1, keep=True),
+        ArgMin(axis=-1, last=True),
+        Hardmax(axis=1),
+        CumSum(axis=2, exclusive=True),
+        Softmax(axis=2, log=True),
+    ],
+    ids=str,
+)
+def test_there_and_back(op: Op) -> None:
+    builder = Builder("there")
+    builder.input("x", TensorType((Sym("N"), *MAP[1:])))
+    builder.output("y", builder.add(op, ["x"]))
+    again = load_onnx(export_onnx(builder.finish()))
+    x = abs(floats(*MAP))
+    wanted = np.asarray(op.evaluate(x))
+    found = evaluate(again, {"x": x})["y"]
+    assert (found.shape, found.dtype) == (wanted.shape, wanted.dtype)
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
