@@ -613,6 +613,8 @@ def print_program(program: Program) -> str:
     shown = (f"bool {name}" if name in program.truths else name for name in shared)
     parameters = [*shown, *(f"scratch {name}[{length}]" for name, length in own)]
     lines = [f"kernel {program.name}({', '.join(parameters)})"]
+    for table in program.tables:
+        lines.append(f"  table {table.name} = [{', '.join(map(str, table.numbers))}]")
     lines += _print_body(program.body, 1)
     return "\n".join(lines) + "\n"
 

@@ -172,6 +172,17 @@ def test_interpreter_refuses_the_quotient_of_a_negative_index() -> None:
         interpret(p.finish(), {"x": numbers(4), "y": numbers(4)})
 
 
+def test_tables_are_part_of_the_code() -> None:
+    p, x, y = builder()
+    order = p.lookup("order", [3, 0, 2])
+    factors = p.table("factors", [0.5, 2.0, -1.0])
+    with p.loop("i", 0, 3) as i:
+        p.store(y, i, p.load(x, order(i), 1) * p.load(factors, i, 1))
+    p.store(y, 3, p.load(x, order(Index(2)), 1))
+    found = both(p.finish(), numbers(4), 4)
+    np.testing.assert_array_equal(found, [2, 2, -3, 3])
+
+
 def test_scratch_starts_undefined() -> None:
     p, x, y = builder()
     s = p.scratch("s", 4)
