@@ -9,6 +9,7 @@ from cnnc.passes.fuse_elementwise import FuseElementwise
 from cnnc.passes.fuse_epilogue import FuseEpilogue
 from cnnc.passes.plan_memory import PlanMemory
 from cnnc.passes.recognise_activations import RecogniseActivations
+from cnnc.passes.recognise_norms import RecogniseNorms
 from cnnc.passes.remove_dead import RemoveDead
 from cnnc.passes.remove_identities import RemoveIdentities
 from cnnc.passes.simplify_moves import SimplifyMoves
@@ -21,6 +22,7 @@ PASSES: dict[str, type[Pass]] = {
         SimplifyMoves,
         RemoveIdentities,
         RecogniseActivations,
+        RecogniseNorms,
         FoldBatchNorm,
         FoldPad,
         FuseEpilogue,
@@ -34,7 +36,7 @@ PASSES: dict[str, type[Pass]] = {
 # and its convolution may go away.
 PIPELINES: dict[str, str] = {
     "portable": "remove-dead,fold-constants,simplify-moves,remove-identities,"
-    "recognise-activations,fold-batch-norm,fold-pad,fuse-epilogue,fuse-elementwise",
+    "recognise-activations,recognise-norms,fold-batch-norm,fold-pad,fuse-epilogue,fuse-elementwise",
     "planned": "choose-kernels,plan-memory",
     "default": "portable,planned",
 }
