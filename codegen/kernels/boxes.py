@@ -84,12 +84,23 @@ def boxes(op: Op, x: View, y: View) -> list[Box] | None:
 
     `op` is one of `Transpose`, `Slice`, `Expand`, `Tile`, `Border`, `Pad` and `Reorder`.
     """
-    axes = _axes(op, x, y)
-    value = op.value if isinstance(op, Border | Pad) else 0.0
-    origin = _origin(x), _origin(y)
-    found: list[Box] = []
+    return _boxes(_axes(op, x, y), x, y, op.value if isinstance(op, Border | Pad) else 0.0)
+
+
+def joined(x: View, y: View, axis: int, start: int) -> list[Box] | None:
+    """All of x, from place `start` of an axis of y on; None as for `boxes`."""
+    axes = [
+        _Axis(i, (_Run(start if i == axis else 0, size, 0, 1),))
+        for i, size in enumerate(x.type.dims)
+    ]
+    return _boxes(axes, x, y, 0.0)
+
+
+def _boxes(axes: Sequence[_Axis], x: View, y: View, value: float) -> list[Box] | None:
+    """Every combination of runs and their pieces; what comes from nowhere holds `value`."""
     if prod(len(axis.runs) for axis in axes) > MOST_BOXES:
         return None
+    found: list[Box] = []
     for runs in _combinations(axes):
         pieces: list[list[_Piece]] = []
         for i, (axis, run) in enumerate(zip(axes, runs, strict=True)):
@@ -100,10 +111,8 @@ def boxes(op: Op, x: View, y: View) -> list[Box] | None:
         fill = value if any(run.first < 0 for run in runs) else None
         for parts in product(*pieces):
             dims = tuple(dim for part in parts for dim in part.dims)
-            read, write = (
-                origin[0] + sum(part.read for part in parts),
-                origin[1] + sum(part.write for part in parts),
-            )
+            read = _origin(x) + sum(part.read for part in parts)
+            write = _origin(y) + sum(part.write for part in parts)
             found.append(Box(dims, read, write, fill))
     sized = [_sized(_simple(box), x.type.dtype) for box in found if box.elements]
     return None if None in sized else [box for box in sized if box is not None]

@@ -455,7 +455,8 @@ def test_what_they_refuse(name: str) -> None:
     sizes = [(0, *s[1:]) if i == 0 or joined else s for i, s in enumerate(shapes)]
     empty = [numbers(i, *s) for i, s in enumerate(sizes)]
     doubles = [numbers(1, *s).astype(np.float64) for s in shapes]
-    for arrays in (empty, doubles):
+    moves = isinstance(op, Concat | Reshape)  # which take elements of any type
+    for arrays in (empty,) if moves else (empty, doubles):
         site = site_for(op, arrays, [False] * len(arrays))
         for kind in KINDS:
             assert not list(kind.candidates(site)), kind.name

@@ -27,7 +27,18 @@ from cnnc.codegen.kernels.rearrange import Rearrange
 from cnnc.ir.graph import Builder
 from cnnc.ir.kernel import NO_HALO, Halo, Site
 from cnnc.ir.op import Array, Op
-from cnnc.ir.ops import Border, Expand, Filling, Pad, Slice, Tile, Transpose
+from cnnc.ir.ops import (
+    Border,
+    Concat,
+    Expand,
+    Filling,
+    Flatten,
+    Pad,
+    Reshape,
+    Slice,
+    Tile,
+    Transpose,
+)
 from cnnc.ir.target import Target
 from cnnc.ir.types import DType, TensorType
 
@@ -195,6 +206,27 @@ def test_other_targets(target: Target) -> None:
                 np.testing.assert_array_equal(run_native(kernel, site, [array]), op.evaluate(array))
             else:
                 assert compile_program(kernel.program(planned(kernel, site)), target)
+
+
+@pytest.mark.parametrize("dtype", [DType.I64, DType.F16, DType.U8], ids=str)
+def test_joining_elements_of_any_type(dtype: DType) -> None:
+    builder = Builder("joined")
+    type, other = TensorType((2, 3, 4), dtype), TensorType((3, 2, 4), dtype)
+    parts = [builder.add(Transpose(perm=(1, 0, 2)), [builder.input(n, type)]) for n in "ab"]
+    joined = builder.add(
+        Concat(axis=1), [parts[0], builder.input("c", TensorType((3, 2, 4), dtype))]
+    )
+    builder.output("y", builder.add(Reshape(shape=(-1, 8)), [joined]))
+    builder.output("z", builder.add(Flatten(), [parts[1]]))
+    model = cnnc.compile(builder.finish(), threads=2, strict=True)
+    rng = np.random.default_rng(0)
+    a, b, c = (
+        rng.integers(0, 99, s).astype(dtype.numpy) for s in ((2, 3, 4), (2, 3, 4), (3, 2, 4))
+    )
+    found = model.run({"a": a, "b": b, "c": c})
+    wanted = np.concatenate([a.transpose(1, 0, 2), c], axis=1).reshape(-1, 8)
+    np.testing.assert_array_equal(found["y"], wanted)
+    np.testing.assert_array_equal(found["z"], b.transpose(1, 0, 2).reshape(3, -1))
 
 
 def test_borders_of_many_pieces_are_left_to_numpy() -> None:
