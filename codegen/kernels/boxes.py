@@ -256,7 +256,12 @@ def _simple(box: Box) -> Box:
 
 
 def _sized(box: Box, dtype: DType) -> Box | None:
-    """The box in units of 4 bytes, which is what loops move; None if it cannot be cut so."""
+    """The box in units of 4 bytes, which is what loops move; None if it cannot be cut so.
+
+    Truth values are moved as such.
+    """
+    if dtype is DType.BOOL:
+        return box
     if box.fill is not None and dtype is not DType.F32 and box.fill != 0:
         return None
     units, rest = divmod(dtype.bytes, 4)

@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from math import prod
 
 from cnnc.codegen.kernels.boxes import Box, Dim
+from cnnc.codegen.kernels.common import View
 from cnnc.codegen.kernels.rows import walk
 from cnnc.ir.loops import Constant, Index, ProgramBuilder, Value, shuffle
+from cnnc.ir.types import DType, TensorType
 
 CHUNK = 4096  # elements that are moved as one piece of work
 UNROLLED = 4  # vectors side by side in the code
@@ -63,6 +65,13 @@ def box_cycles(box: Box, lanes: int) -> float:
     if shape.kind == "run" and (last.read not in (0, 1, -1) or last.write != 1):
         return 1.2 * box.elements + 4.0 * loops
     return 1.5 * loops + 2.0 * box.elements / lanes
+
+
+def moved_view(p: ProgramBuilder, name: str, type: TensorType) -> View:
+    """Declares a buffer for boxes: but for truth values, elements of any type are moved as if they
+    were float32, several small ones at a time.
+    """
+    return View(p.buffer(name, truths=type.dtype is DType.BOOL), type)
 
 
 def move_box(p: ProgramBuilder, x: str, y: str, box: Box, lanes: int) -> None:

@@ -8,7 +8,7 @@ from math import prod
 from typing import ClassVar
 
 from cnnc.codegen.kernels.boxes import Box, Dim, boxes, joined
-from cnnc.codegen.kernels.boxloops import box_cycles, move_box
+from cnnc.codegen.kernels.boxloops import box_cycles, move_box, moved_view
 from cnnc.codegen.kernels.common import View, blocked, zero_halo
 from cnnc.ir.kernel import Kernel, Site
 from cnnc.ir.loops import Program, ProgramBuilder
@@ -54,7 +54,7 @@ class ConcatKernel(Kernel):
         blocks = (site.target.lanes, 1) if site.result.rank == 4 else (1,)
         for block in blocks:
             kernel = cls(block=block)
-            blockable = block == 1 or site.result.dtype is DType.F32
+            blockable = block == 1 or site.result.dtype in (DType.F32, DType.BOOL)
             if blockable and all(part is not None for part in kernel._parts(site)):
                 yield kernel
 
@@ -118,8 +118,8 @@ class Alias(Kernel):
 
     def program(self, site: Site) -> Program:
         """A copy, for whoever wants the result in memory of its own; of whole words."""
-        x = site.operands[0]
-        words = -(-x.elements * x.dtype.bytes // 4)
+        (x,) = site.operands
+        words = x.elements if x.dtype is DType.BOOL else -(-x.elements * x.dtype.bytes // 4)
         return _moves(self.name, site, [[Box((Dim(words, 1, 1),), 0, 0)]])
 
 
@@ -140,9 +140,8 @@ def _reordered(site: Site) -> list[Box] | None:
 def _moves(name: str, site: Site, parts: Iterable[list[Box]]) -> Program:
     """The program that moves boxes of each operand into the result, and writes its border."""
     p = ProgramBuilder(name)
-    # Elements of any type are moved as if they were float32, several of small ones at a time.
-    operands = [p.buffer("x") for _ in site.operands]
-    y = View(p.buffer("y"), site.result)
+    operands = [moved_view(p, "x", type).buffer for type in site.operands]
+    y = moved_view(p, "y", site.result)
     for x, part in zip(operands, parts, strict=True):
         for box in part:
             move_box(p, x, y.buffer, box, site.target.lanes)

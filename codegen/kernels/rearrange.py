@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from cnnc.codegen.kernels.boxes import Box, boxes
-from cnnc.codegen.kernels.boxloops import box_cycles, move_box
+from cnnc.codegen.kernels.boxloops import box_cycles, move_box, moved_view
 from cnnc.codegen.kernels.common import View, zero_halo
 from cnnc.ir.kernel import Kernel, Site
 from cnnc.ir.loops import Program, ProgramBuilder
@@ -57,8 +57,7 @@ class Rearrange(Kernel):
 
     def program(self, site: Site) -> Program:
         p = ProgramBuilder(self.name)
-        # Elements of any type are moved as if they were float32, several of small ones at a time.
-        x, y = View(p.buffer("x"), site.operands[0]), View(p.buffer("y"), site.result)
+        x, y = moved_view(p, "x", site.operands[0]), moved_view(p, "y", site.result)
         found = boxes(site.op, x, y)
         assert found is not None, "a candidate's op is made of boxes"
         for box in found:

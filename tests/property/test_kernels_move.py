@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from cnnc.codegen.host import can_run, native_target
 from cnnc.codegen.kernels.boxes import boxes
 from cnnc.codegen.kernels.boxloops import shape_of
 from cnnc.codegen.kernels.common import View
+from cnnc.codegen.kernels.move import ReorderKernel
 from cnnc.codegen.kernels.rearrange import Rearrange
 from cnnc.ir.graph import Builder
 from cnnc.ir.kernel import NO_HALO, Halo, Site
@@ -34,13 +36,14 @@ from cnnc.ir.ops import (
     Filling,
     Flatten,
     Pad,
+    Reorder,
     Reshape,
     Slice,
     Tile,
     Transpose,
 )
 from cnnc.ir.target import Target
-from cnnc.ir.types import DType, TensorType
+from cnnc.ir.types import DType, Layout, TensorType
 
 LANES = native_target().lanes
 NAMES = ("transpose", "slice", "expand", "tile", "border", "pad")
@@ -193,7 +196,7 @@ def test_elements_of_any_type(dtype: DType) -> None:
             wanted = np.asarray(op.evaluate(array))
         assert model.run({"x": array})["y"].tobytes() == wanted.tobytes()
         native.append(bool(list(Rearrange.candidates(site_of(op, array)))))
-    assert all(native[1:5]) and native[0] == (dtype.bytes >= 4)
+    assert all(native[1:5]) and native[0] == (dtype.bytes >= 4 or dtype is DType.BOOL)
 
 
 @pytest.mark.parametrize("target", presets(), ids=lambda t: t.name)
@@ -213,20 +216,24 @@ def test_joining_elements_of_any_type(dtype: DType) -> None:
     builder = Builder("joined")
     type, other = TensorType((2, 3, 4), dtype), TensorType((3, 2, 4), dtype)
     parts = [builder.add(Transpose(perm=(1, 0, 2)), [builder.input(n, type)]) for n in "ab"]
-    joined = builder.add(
-        Concat(axis=1), [parts[0], builder.input("c", TensorType((3, 2, 4), dtype))]
-    )
+    joined = builder.add(Concat(axis=1), [parts[0], builder.input("c", other)])
     builder.output("y", builder.add(Reshape(shape=(-1, 8)), [joined]))
     builder.output("z", builder.add(Flatten(), [parts[1]]))
     model = cnnc.compile(builder.finish(), threads=2, strict=True)
     rng = np.random.default_rng(0)
-    a, b, c = (
-        rng.integers(0, 99, s).astype(dtype.numpy) for s in ((2, 3, 4), (2, 3, 4), (3, 2, 4))
-    )
+    a, b, c = (rng.integers(0, 99, t.dims).astype(dtype.numpy) for t in (type, type, other))
     found = model.run({"a": a, "b": b, "c": c})
     wanted = np.concatenate([a.transpose(1, 0, 2), c], axis=1).reshape(-1, 8)
     np.testing.assert_array_equal(found["y"], wanted)
     np.testing.assert_array_equal(found["z"], b.transpose(1, 0, 2).reshape(3, -1))
+
+
+def test_truth_values_between_layouts() -> None:
+    site = site_of(Reorder(), np.ones((1, 3, 5, 7), np.bool_))
+    for block in (1, LANES):
+        blocked = site.operands[0].with_layout(Layout(block))
+        assert list(ReorderKernel.candidates(replace(site, operands=(blocked,))))
+        assert list(ReorderKernel.candidates(replace(site, results=(blocked,))))
 
 
 def test_borders_of_many_pieces_are_left_to_numpy() -> None:
