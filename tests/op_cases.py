@@ -34,6 +34,7 @@ from cnnc.ir.ops import (
     Border,
     Concat,
     Conv2d,
+    ConvNd,
     ConvTranspose2d,
     Coordinates,
     CumSum,
@@ -51,6 +52,8 @@ from cnnc.ir.ops import (
     Interpolation,
     MatMul,
     MaxPool2d,
+    MaxPoolPlaces,
+    MaxUnpool,
     Mul,
     Normalize,
     Pad,
@@ -261,6 +264,23 @@ def _dense(d: _Draw) -> Case:
     return d.with_epilogue(Dense(), (*own, d.normal(out)) if d.yes() else own)
 
 
+def _conv_nd(d: _Draw) -> Case:
+    axes = d.one_of((3, 3, 1, 2, 4))
+    kernel = tuple(d.integer(1, min(3, d.limits.kernel)) for _ in range(axes))
+    stride, dilation = (tuple(d.integer(1, 2) for _ in range(axes)) for _ in range(2))
+    groups = d.one_of((1, 1, 2, 3))
+    n, per_group, out = d.batch(), *(d.integer(1, max(d.limits.channels // 8, 2)) for _ in range(2))
+    budget = d.limits.work // (max(n, 1) * groups * per_group * out * math.prod(kernel))
+    sides = []
+    for k, s, e in zip(kernel, stride, dilation, strict=True):
+        more = d.integer(0, min(2 * d.limits.side, max(budget, 1) - 1))
+        budget //= more // s + 1
+        sides.append(e * (k - 1) + 1 + more)
+    own = [d.normal(n, groups * per_group, *sides), d.normal(groups * out, per_group, *kernel)]
+    own += [d.normal(groups * out)] if d.yes() else []
+    return d.with_epilogue(ConvNd(stride=stride, dilation=dilation, groups=groups), tuple(own))
+
+
 def _matmul(d: _Draw) -> Case:
     op = MatMul(transpose_a=d.yes(), transpose_b=d.yes())
     batch = (d.batch(), d.integer(1, 3))[: d.integer(0, 2)]
@@ -291,6 +311,33 @@ def _pool(d: _Draw, kind: type[MaxPool2d | AvgPool2d]) -> Case:
             op = replace(op, pad=(0, 0, 0, 0), ceil_mode=False)
             x = d.normal(n, c, *(max(a, b) for a, b in zip(op.span, x.shape[2:], strict=True)))
     return op, (x,)
+
+
+def _max_pool_places(d: _Draw) -> Case:
+    axes = d.integer(1, 3)
+    window, stride, dilation = (
+        tuple(d.integer(1, most) for _ in range(axes)) for most in (3, 3, 2)
+    )
+    before, after = (tuple(d.integer(0, 1) for _ in range(axes)) for _ in range(2))
+    least = [e * (k - 1) + 1 for k, e in zip(window, dilation, strict=True)]
+    x = d.normal(d.batch(), d.integer(1, 3), *(low + d.integer(0, 4) for low in least))
+    op = MaxPoolPlaces(
+        window=window,
+        stride=stride,
+        dilation=dilation,
+        before=before,
+        after=after,
+        ceil_mode=d.yes(),
+        columns_first=d.yes(),
+    )
+    return op, (x.round(),)
+
+
+def _max_unpool(d: _Draw) -> Case:
+    shape = (d.batch(), d.integer(1, 3), d.integer(1, 4), d.integer(1, 4))
+    result = (*shape[:2], shape[2] + d.integer(0, 3), shape[3] + d.integer(0, 3))
+    places = d.random.permutation(math.prod(result))[: math.prod(shape)].reshape(shape)
+    return MaxUnpool(shape=result), (d.normal(*shape), places.astype(np.int64))
 
 
 def _global_pool(d: _Draw, kind: type[GlobalPool2d]) -> Case:
@@ -506,6 +553,9 @@ _FAMILIES: Mapping[type[Op], Callable[[_Draw], Case]] = {
     ConvTranspose2d: _conv_transpose2d,
     Dense: _dense,
     MatMul: _matmul,
+    MaxPoolPlaces: _max_pool_places,
+    MaxUnpool: _max_unpool,
+    ConvNd: _conv_nd,
     BatchNorm: _batch_norm,
     Softmax: _softmax,
     Reduction: _reduction,

@@ -2,6 +2,7 @@
 
 from cnnc.codegen.kernels.conv_direct import DirectConv
 from cnnc.codegen.kernels.conv_general import GeneralConv
+from cnnc.codegen.kernels.conv_nd import ConvNdKernel
 from cnnc.codegen.kernels.conv_paired import PairedConv
 from cnnc.codegen.kernels.conv_transpose import TransposedConv
 from cnnc.codegen.kernels.conv_transpose_general import GeneralTransposedConv
@@ -30,6 +31,7 @@ KERNELS: dict[str, type[Kernel]] = {
         PairedConv,
         Depthwise,
         GeneralConv,
+        ConvNdKernel,
         TransposedConv,
         GeneralTransposedConv,
         DenseKernel,

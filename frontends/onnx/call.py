@@ -30,6 +30,9 @@ from cnnc.ir.ops import (
     Expand,
     Flatten,
     Indexing,
+    MaxPool2d,
+    MaxPoolPlaces,
+    MaxUnpool,
     NonZero,
     Pad,
     Reduction,
@@ -50,7 +53,7 @@ MAX_ELEMENTS = 1 << 36  # of one tensor for one image
 _MAX_NUMBER = (1 << 31) - 1  # of sizes, strides and the like
 _MAX_LIST = 4096  # numbers in a list that is read one by one
 _FLOATS = (DType.F32, DType.F64)
-_MIXED = (Indexing, Compress)  # take operands of different element types
+_MIXED = (Indexing, Compress, MaxUnpool)  # take operands of different element types
 _ANY_TYPE = (
     *_MIXED,
     AlongAxis,
@@ -59,6 +62,8 @@ _ANY_TYPE = (
     Dropout,
     Expand,
     Flatten,
+    MaxPool2d,
+    MaxPoolPlaces,
     Pad,
     Reduction,
     Reshape,

@@ -26,6 +26,7 @@ from cnnc.ir.ops import (
     Clip,
     Concat,
     Conv2d,
+    ConvNd,
     ConvTranspose2d,
     Coordinates,
     CumSum,
@@ -133,6 +134,10 @@ def _conv(w: _Writer, op: Conv2d | ConvTranspose2d, inputs: Sequence[str], y: st
         w.add("ConvTranspose", inputs, y, output_padding=op.output_padding, **attributes)
     else:
         w.add("Conv", inputs, y, **attributes)
+
+
+def _conv_nd(w: _Writer, op: ConvNd, inputs: Sequence[str], y: str) -> None:
+    w.add("Conv", inputs, y, strides=op.stride, dilations=op.dilation, group=op.groups)
 
 
 def _matmul(w: _Writer, op: MatMul, inputs: Sequence[str], y: str) -> None:
@@ -316,6 +321,7 @@ def _cum_sum(w: _Writer, op: CumSum, inputs: Sequence[str], y: str) -> None:
 
 EXPORTERS: dict[type[Op], Exporter] = {
     Conv2d: _conv,
+    ConvNd: _conv_nd,
     ConvTranspose2d: _conv,
     Dense: lambda w, op, inputs, y: w.add("Gemm", inputs, y, transB=1),
     MatMul: _matmul,

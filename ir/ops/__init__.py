@@ -3,6 +3,7 @@
 from cnnc.ir.op import Op
 from cnnc.ir.ops.blocks import Col2Im
 from cnnc.ir.ops.conv import Conv2d, Convolution, ConvTranspose2d, Dense, Linear
+from cnnc.ir.ops.conv_nd import ConvNd
 from cnnc.ir.ops.detect import MaxRoiPool, NonMaxSuppression, Pooling, RoiAlign
 from cnnc.ir.ops.elementwise import (
     Abs,
@@ -64,6 +65,7 @@ from cnnc.ir.ops.move import (
 )
 from cnnc.ir.ops.norm import BatchNorm, Normalize, Softmax
 from cnnc.ir.ops.order import AlongAxis, ArgExtreme, ArgMax, ArgMin, CumSum, Hardmax, TopK
+from cnnc.ir.ops.places import MaxPoolPlaces, MaxUnpool
 from cnnc.ir.ops.pool import AvgPool2d, GlobalAvgPool, GlobalMaxPool, GlobalPool2d, MaxPool2d
 from cnnc.ir.ops.reduce import How, Reduction
 from cnnc.ir.ops.resize import Coordinates, Interpolation, Resize, ResizedAxis, Rounding
@@ -76,12 +78,15 @@ OPS: dict[str, type[Op]] = {
     for op in (
         Conv2d,
         ConvTranspose2d,
+        ConvNd,
         Dense,
         MatMul,
         BatchNorm,
         Normalize,
         Softmax,
         MaxPool2d,
+        MaxPoolPlaces,
+        MaxUnpool,
         AvgPool2d,
         GlobalAvgPool,
         GlobalMaxPool,
@@ -179,6 +184,7 @@ __all__ = [
     "Compress",
     "Concat",
     "Conv2d",
+    "ConvNd",
     "ConvTranspose2d",
     "Convolution",
     "Coordinates",
@@ -214,6 +220,8 @@ __all__ = [
     "Max",
     "MaxPool2d",
     "MaxRoiPool",
+    "MaxPoolPlaces",
+    "MaxUnpool",
     "Min",
     "Mul",
     "Neg",

@@ -4,13 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 import numpy as np
 
+from cnnc.ir.location import ShapeError
 from cnnc.ir.op import Array, Fusable, Op
 from cnnc.ir.ops.conv import window_output
 from cnnc.ir.types import Dim, TensorType, known
+
+
+class Ceiled(Protocol):
+    """An op that may round its result's sizes up."""
+
+    @property
+    def ceil_mode(self) -> bool: ...
+
+    def fail(self, message: str) -> ShapeError: ...
+
+
+def pooled_size(op: Ceiled, size: Dim, before: int, after: int, span: int, stride: int) -> Dim:
+    """How many windows there are along an axis of which a window covers `span`."""
+    if not op.ceil_mode:
+        return window_output(size, before, after, span, stride)
+    length = known(size)
+    if length is None:
+        raise op.fail(f"ceil_mode needs a fixed size, got {size}")
+    count = -(-(length + before + after - span) // stride) + 1
+    return count - 1 if (count - 1) * stride >= length + before else count
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,12 +94,7 @@ class Pool2d(Op):
                 f"the window covers {span} {'columns' if axis else 'rows'}, "
                 f"the padded input has only {length + before + after}"
             )
-        if not self.ceil_mode:
-            return window_output(size, before, after, span, stride)
-        if length is None:
-            raise self.fail(f"ceil_mode needs a fixed size, got {size}")
-        count = -(-(length + before + after - span) // stride) + 1
-        return count - 1 if (count - 1) * stride >= length + before else count
+        return pooled_size(self, size, before, after, span, stride)
 
     def reduce(self, x: Array, fill: float, combine: np.ufunc) -> Array:
         """`combine` over each window, padding holding `fill`: over its rows, then its columns."""
@@ -107,12 +123,16 @@ class Pool2d(Op):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MaxPool2d(Pool2d):
-    """Maximum over a sliding window; padding is -inf. Source: ONNX MaxPool-22, without indices."""
+    """Maximum over a sliding window; padding is -inf, or the least whole number.
+
+    Source: ONNX MaxPool-22, without indices.
+    """
 
     name: ClassVar[str] = "max_pool2d"
 
     def evaluate(self, x: Array) -> Array:
-        return self.reduce(x, -np.inf, np.maximum)
+        whole = np.issubdtype(x.dtype, np.integer)
+        return self.reduce(x, np.iinfo(x.dtype).min if whole else -np.inf, np.maximum)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

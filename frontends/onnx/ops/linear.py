@@ -2,89 +2,178 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import numpy as np
 
 from cnnc.frontends.onnx.call import Call, Unsupported, fix_size
-from cnnc.frontends.onnx.ops.maps import finish_maps, maps, read_window
-from cnnc.ir.op import Array
-from cnnc.ir.ops import Add, Conv2d, ConvTranspose2d, Dense, MatMul, Mul
-from cnnc.ir.types import Sym
+from cnnc.frontends.onnx.ops.maps import (
+    Window,
+    around,
+    finish_maps,
+    maps,
+    on_maps,
+    pair,
+    read_window,
+    share,
+)
+from cnnc.ir.op import Array, Op
+from cnnc.ir.ops import (
+    Add,
+    Conv2d,
+    ConvNd,
+    ConvTranspose2d,
+    Dense,
+    MatMul,
+    Mul,
+    Reshape,
+    Slice,
+    Transpose,
+)
+from cnnc.ir.types import Dim, Sym
 
 
-def _kernel(call: Call, rank: int) -> tuple[str, tuple[int, ...]]:
-    """The weight as rank 4, and its spatial sizes as the node has them."""
-    weight = call.operand(1)
-    dims = call.type(weight).dims
-    if len(dims) != rank:
+def _kernel(call: Call) -> tuple[int, ...]:
+    """The spatial sizes of the weight."""
+    rank, dims = len(call.shape(0)), call.type(call.operand(1)).dims
+    if rank < 3 or len(dims) != rank:
         raise Unsupported(f"a weight of rank {len(dims)} for an operand of rank {rank}")
     spatial = dims[2:]
     if call.has("kernel_shape") and call.wholes("kernel_shape") != spatial:
         raise Unsupported(f"kernel_shape is not that of the weight, {list(spatial)}")
-    if rank == 4:
-        return weight, spatial
-    if weight not in call.importer.builder.constants:
-        raise Unsupported("a one-dimensional kernel that is no constant")
-    array = call.importer.builder.constants[weight]
-    return call.constant("weight", array.reshape(*dims[:2], 1, dims[2])), spatial
+    return spatial
+
+
+def _weight_of_maps(call: Call) -> str:
+    """The weight as rank 4."""
+    weight = call.operand(1)
+    dims = call.type(weight).dims
+    if len(dims) == 4:
+        return weight
+    shape = (*dims[:2], 1, dims[2])
+    if call.is_known(1):
+        return call.constant("weight", call.numbers(1).reshape(shape))
+    return call.add(call.reshape(weight, shape), weight)
 
 
 def conv(call: Call) -> None:
-    """Conv, in one or two dimensions."""
-    x, rank = maps(call, 0)
-    weight, spatial = _kernel(call, rank)
-    window = read_window(call, x, spatial)
-    op = Conv2d(
-        stride=window.stride,
-        pad=window.pad,
-        dilation=window.dilation,
-        groups=call.whole("group", 1),
-    )
+    """Conv, in any number of dimensions."""
+    spatial = _kernel(call)
+    x = call.operand(0)
+    sizes = call.type(x).shape[2:]
+    window, groups = read_window(call, sizes, spatial), call.whole("group", 1)
     bias = [call.operand(2)] if call.given(2) else []
-    finish_maps(call, rank, op, x, weight, *bias)
+    if len(sizes) > 2:
+        y = call.add(around(window.before, window.after), x) if any(window.pads) else x
+        op = ConvNd(stride=window.stride, dilation=window.dilation, groups=groups)
+        return call.result(op, y, call.operand(1), *bias)
+    x, rank = maps(call, 0)
+    flat = on_maps(window)
+    maps_op = Conv2d(
+        stride=pair(flat.stride), pad=flat.pad, dilation=pair(flat.dilation), groups=groups
+    )
+    return finish_maps(call, rank, maps_op, x, _weight_of_maps(call), *bias)
 
 
 def conv_transpose(call: Call) -> None:
-    """ConvTranspose, in one or two dimensions."""
-    x, rank = maps(call, 0)
-    weight, spatial = _kernel(call, rank)
-    extra = (*(0,) * (4 - rank), *call.wholes("output_padding", (0,) * (rank - 2)))
-    if len(extra) != 2:
-        raise Unsupported(f"output_padding={list(extra)} for an operand of rank {rank}")
-    window = read_window(call, x, spatial, transposed=True)
-    pad = window.pad
+    """ConvTranspose, in any number of dimensions."""
+    spatial = _kernel(call)
+    sizes = call.type(call.operand(0)).shape[2:]
+    window = read_window(call, sizes, spatial, transposed=True)
+    extra = call.wholes("output_padding", (0,) * len(sizes))
+    if len(extra) != len(sizes):
+        raise Unsupported(f"output_padding={list(extra)} for an operand of rank {len(sizes) + 2}")
     if call.has("output_shape") or window.same:
-        sizes = call.type(x).shape[2:]
-        if any(isinstance(d, Sym) for d in sizes):
-            names = [d.name for d in sizes if isinstance(d, Sym)]
-            raise Unsupported("an output shape for inputs of symbolic size", fix_size(names))
-        known = [d for d in sizes if isinstance(d, int)]
-        wanted = [d * s for d, s in zip(known, window.stride, strict=True)]
-        if call.has("output_shape"):
-            # Old models list batch and channels, too.
-            wanted = [*(1,) * (4 - rank), *call.wholes("output_shape")[-(rank - 2) :]]
-            if len(wanted) != 2:
-                raise Unsupported(f"output_shape={wanted} for an operand of rank {rank}")
-        spans = [d * (k - 1) + 1 for d, k in zip(window.dilation, window.kernel, strict=True)]
-        totals = [
-            s * (size - 1) + more + span - out
-            for s, size, more, span, out in zip(
-                window.stride, known, extra, spans, wanted, strict=True
-            )
-        ]
-        if min(totals) < 0:
-            raise Unsupported(f"an output shape {wanted} that the kernel does not reach")
-        # The odd element is at the end for SAME_UPPER only.
-        first = [t // 2 if window.same == "SAME_UPPER" else t - t // 2 for t in totals]
-        pad = (first[0], first[1], totals[0] - first[0], totals[1] - first[1])
-    op = ConvTranspose2d(
-        stride=window.stride,
-        pad=pad,
-        dilation=window.dilation,
-        groups=call.whole("group", 1),
-        output_padding=(extra[0], extra[1]),
-    )
+        window = _reach(call, window, sizes, extra)
     bias = [call.operand(2)] if call.given(2) else []
-    finish_maps(call, rank, op, x, weight, *bias)
+    groups = call.whole("group", 1)
+    if len(sizes) > 2:
+        return _spread(call, window, extra, groups, bias)
+    x, rank = maps(call, 0)
+    flat = on_maps(window)
+    op = ConvTranspose2d(
+        stride=pair(flat.stride),
+        pad=flat.pad,
+        dilation=pair(flat.dilation),
+        groups=groups,
+        output_padding=pair((0, *extra)[-2:]),
+    )
+    return finish_maps(call, rank, op, x, _weight_of_maps(call), *bias)
+
+
+def _reach(call: Call, window: Window, sizes: Sequence[Dim], extra: Sequence[int]) -> Window:
+    """The window with the padding that makes the result as large as it is asked to be."""
+    if any(isinstance(d, Sym) for d in sizes):
+        names = [d.name for d in sizes if isinstance(d, Sym)]
+        raise Unsupported("an output shape for inputs of symbolic size", fix_size(names))
+    known = [d for d in sizes if isinstance(d, int)]
+    wanted = [d * s for d, s in zip(known, window.stride, strict=True)]
+    if call.has("output_shape"):
+        # Old models list batch and channels, too.
+        wanted = list(call.wholes("output_shape")[-len(sizes) :])
+        if len(wanted) != len(sizes):
+            raise Unsupported(f"output_shape={wanted} for an operand of rank {len(sizes) + 2}")
+    totals = [
+        s * (size - 1) + more + span - out
+        for s, size, more, span, out in zip(
+            window.stride, known, extra, window.span, wanted, strict=True
+        )
+    ]
+    if min(totals) < 0:
+        raise Unsupported(f"an output shape {wanted} that the kernel does not reach")
+    return share(window, totals)
+
+
+def _spread(
+    call: Call, window: Window, extra: Sequence[int], groups: int, bias: Sequence[str]
+) -> None:
+    """A transposed convolution as a convolution: zeros between the elements of x, taps reversed."""
+    x = call.operand(0)
+    n, channels, *sizes = call.type(x).shape
+    axes = len(sizes)
+    if any(isinstance(size, Sym) for size in sizes):
+        raise Unsupported("an operand of symbolic size", fix_size(list(_names(sizes))))
+    # [..., D, H, W] -> [..., D, 1, H, 1, W, 1] -> [..., D, s, H, s, W, s] -> [..., D*s, H*s, W*s]
+    split = [d for size in sizes for d in (size, 1)]
+    x = call.add(call.reshape(x, (n, channels, *split)), x)
+    zeros = [d for s in window.stride for d in (0, s - 1)]
+    if any(zeros):
+        x = call.add(around((0,) * 2 * axes, zeros), x)
+    wide = [size * s for size, s in zip(sizes, window.stride, strict=True)]
+    x = call.add(call.reshape(x, (n, channels, *wide)), x)
+    ends = zip(window.span, window.before, window.after, window.stride, extra, strict=True)
+    borders = [(span - 1 - a, span - 1 - b - (s - 1) + more) for span, a, b, s, more in ends]
+    if any(any(border) for border in borders):
+        x = call.add(around([a for a, _ in borders], [b for _, b in borders]), x)
+    op = ConvNd(stride=(1,) * axes, dilation=window.dilation, groups=groups)
+    return call.result(op, x, _reversed(call, groups), *bias)
+
+
+def _names(sizes: Sequence[Dim]) -> Iterator[str]:
+    return (size.name for size in sizes if isinstance(size, Sym))
+
+
+def _reversed(call: Call, groups: int) -> str:
+    """The weight [C, OC / groups, ...] as [OC, C / groups, ...], its taps in reverse."""
+    weight = call.operand(1)
+    channels, per_group, *spatial = call.type(weight).dims
+    if channels % groups:
+        raise Unsupported(f"{channels} input channels do not divide by group={groups}")
+    taps = tuple(range(3, 3 + len(spatial)))
+    steps: list[Op] = [
+        Reshape(shape=(groups, channels // groups, per_group, *spatial)),
+        Transpose(perm=(0, 2, 1, *taps)),
+        Slice(
+            axes=taps,
+            starts=(-1,) * len(taps),
+            stops=(-(1 << 31),) * len(taps),
+            steps=(-1,) * len(taps),
+        ),
+        Reshape(shape=(groups * per_group, channels // groups, *spatial)),
+    ]
+    for step in steps:
+        weight = call.add(step, weight)
+    return weight
 
 
 def gemm(call: Call) -> None:

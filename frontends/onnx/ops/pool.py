@@ -1,48 +1,178 @@
-"""Pooling over windows and whole maps."""
+"""Pooling over windows and whole maps, in any number of dimensions.
+
+What is made of a window is made of its last two axes first and then of each axis before them, so
+that three dimensions and more are passes over maps.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from cnnc.frontends.onnx.call import Call, Unsupported
-from cnnc.frontends.onnx.ops.maps import finish_maps, maps, read_window
+import numpy as np
+
+from cnnc.frontends.onnx.call import Call, Unsupported, fix_size
+from cnnc.frontends.onnx.ops.maps import POINT, Window, around, pair, read_window
+from cnnc.ir.op import product
 from cnnc.ir.ops import (
+    Abs,
     AvgPool2d,
+    Conv2d,
     GlobalAvgPool,
     GlobalMaxPool,
     GlobalPool2d,
+    How,
     MaxPool2d,
+    MaxPoolPlaces,
+    MaxUnpool,
+    Mul,
+    Reduction,
     Reshape,
+    Sqrt,
 )
+
+Slide = Callable[[str, Window], str]  # (maps, window on them) -> what was made of the windows
 
 
 def max_pool(call: Call) -> None:
-    """MaxPool, without indices."""
-    call.ignore("storage_order")  # it is the order of the indices
-    _pool(call, MaxPool2d(window=(1, 1)))
+    """MaxPool."""
+    window, ceil_mode = _window(call)
+    columns_first = call.flag("storage_order")
+
+    def slide(x: str, window: Window) -> str:
+        op = MaxPool2d(
+            window=pair(window.kernel),
+            stride=pair(window.stride),
+            pad=window.pad,
+            dilation=pair(window.dilation),
+            ceil_mode=ceil_mode,
+        )
+        return call.add(op, x)
+
+    call.alias(_slide(call, call.operand(0), window, slide))
+    if len(call.outputs) > 1 and call.outputs[1]:
+        places = MaxPoolPlaces(
+            window=window.kernel,
+            stride=window.stride,
+            dilation=window.dilation,
+            before=window.before,
+            after=window.after,
+            ceil_mode=ceil_mode,
+            columns_first=columns_first,
+        )
+        call.result(places, call.operand(0), output=1)
 
 
 def average_pool(call: Call) -> None:
     """AveragePool."""
-    _pool(call, AvgPool2d(window=(1, 1), count_include_pad=call.flag("count_include_pad")))
+    window, ceil_mode = _window(call)
+    whole = call.flag("count_include_pad")
+
+    def slide(x: str, window: Window) -> str:
+        op = AvgPool2d(
+            window=pair(window.kernel),
+            stride=pair(window.stride),
+            pad=window.pad,
+            dilation=pair(window.dilation),
+            ceil_mode=ceil_mode,
+            count_include_pad=whole,
+        )
+        return call.add(op, x)
+
+    call.alias(_slide(call, call.operand(0), window, slide))
 
 
-def _pool(call: Call, op: MaxPool2d | AvgPool2d) -> None:
-    x, rank = maps(call, 0)
-    kernel = call.wholes("kernel_shape")
-    if len(kernel) != rank - 2:
-        raise Unsupported(f"kernel_shape={list(kernel)} for an operand of rank {rank}")
-    window = read_window(call, x, kernel)
-    op = replace(
-        op,
-        window=window.kernel,
-        stride=window.stride,
-        dilation=window.dilation,
-        pad=window.pad,
-        # SAME says what the output size is.
-        ceil_mode=call.flag("ceil_mode") and not window.same,
+def lp_pool(call: Call) -> None:
+    """LpPool with p = 1 or 2: convolutions with ones sum up the windows."""
+    window, ceil_mode = _window(call)
+    x, root = call.operand(0), _root(call)
+    if ceil_mode:
+        window = _rounded_up(window, call.type(x).dims[2:])
+
+    def slide(x: str, window: Window) -> str:
+        channels = call.type(x).shape[1]
+        if not isinstance(channels, int):
+            raise Unsupported(f"{channels} channels", fix_size([channels.name]))
+        ones = np.ones((channels, 1, *window.kernel), call.type(x).dtype.numpy)
+        op = Conv2d(
+            stride=pair(window.stride),
+            pad=window.pad,
+            dilation=pair(window.dilation),
+            groups=channels,
+        )
+        return call.add(op, x, call.constant("ones", ones))
+
+    power = call.add(Abs(), x) if root == 1 else call.add(Mul(), x, x)
+    total = _slide(call, power, window, slide)
+    return call.alias(total) if root == 1 else call.result(Sqrt(), total)
+
+
+def _root(call: Call) -> int:
+    """The attribute p."""
+    p = call.whole("p", 2)
+    if p not in (1, 2):
+        raise Unsupported(f"p={p}, only 1 and 2")
+    return p
+
+
+def _rounded_up(window: Window, sizes: Sequence[int]) -> Window:
+    """The window with the padding at the ends that makes rounding down what rounding up was."""
+    after = []
+    axes = zip(sizes, window.before, window.after, window.span, window.stride, strict=True)
+    for size, a, b, span, stride in axes:
+        count = -(-(size + a + b - span) // stride) + 1
+        count -= (count - 1) * stride >= size + a
+        after.append(max((count - 1) * stride + span - a - size, 0))
+    return replace(window, after=tuple(after))
+
+
+def _window(call: Call) -> tuple[Window, bool]:
+    """(the window, whether sizes are rounded up)."""
+    sizes = call.type(call.operand(0)).shape[2:]
+    window = read_window(call, sizes, call.wholes("kernel_shape"))
+    # SAME says what the output size is.
+    return window, call.flag("ceil_mode") and not window.same
+
+
+def _slide(call: Call, x: str, window: Window, slide: Slide) -> str:
+    """What `slide` makes of all windows of x."""
+    n, *shape = call.type(x).shape
+    axes = len(shape) - 1
+    if axes == 2:
+        return slide(x, window)
+    if axes == 1:
+        y = slide(call.add(Reshape(shape=(0, 0, 1, -1)), x), POINT.join(window))
+        return call.add(Reshape(shape=(0, 0, -1)), y)
+    for axis in range(axes - 2, -1, -1):
+        outer, (rows, *rest) = shape[: axis + 1], shape[axis + 1 :]
+        x = call.add(call.reshape(x, (n, product(outer), rows, product(rest))), x)
+        last = axis == axes - 2
+        part = window.along(axis, axis + 1) if last else window.along(axis).join(POINT)
+        x = slide(x, part)
+        rows, columns = call.type(x).shape[2:]
+        shape = [*outer, rows, *((columns,) if last else rest)]
+        x = call.add(call.reshape(x, (n, *shape)), x)
+    return x
+
+
+def max_unpool(call: Call) -> None:
+    """MaxUnpool; the places are those of the tensor without `output_shape`."""
+    x = call.operand(0)
+    outer, sizes = call.type(x).dims[:2], call.type(x).dims[2:]
+    window = read_window(call, sizes, call.wholes("kernel_shape"))
+    plain = tuple(
+        (size - 1) * stride - a - b + kernel
+        for size, stride, a, b, kernel in zip(
+            sizes, window.stride, window.before, window.after, window.kernel, strict=True
+        )
     )
-    finish_maps(call, rank, op, x)
+    op = MaxUnpool(shape=(*outer, *plain))
+    wanted = call.integers(2)[2:] if call.given(2) else plain
+    if wanted == plain:
+        return call.result(op, x, call.operand(1))
+    more = [w - p for w, p in zip(wanted, plain, strict=True)]
+    y = call.add(op, x, call.operand(1))
+    return call.result(around([0] * len(more), more), y)
 
 
 def global_average_pool(call: Call) -> None:
@@ -53,6 +183,14 @@ def global_average_pool(call: Call) -> None:
 def global_max_pool(call: Call) -> None:
     """GlobalMaxPool, of any rank."""
     _global(call, GlobalMaxPool(keep=True))
+
+
+def global_lp_pool(call: Call) -> None:
+    """GlobalLpPool with p = 1 or 2, of any rank."""
+    x = call.operand(0)
+    axes = tuple(range(2, call.type(x).rank))
+    how = How.L1 if _root(call) == 1 else How.L2
+    call.result(Reduction(how=how, axes=axes, keep=True), x)
 
 
 def _global(call: Call, op: GlobalPool2d) -> None:
