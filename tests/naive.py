@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from naive_data import NAIVE_DATA
+from naive_linear import LINEAR
 from naive_reduce import NAIVE_REDUCE
 from numpy.typing import NDArray
 
@@ -25,7 +26,6 @@ from cnnc.ir.ops import (
     Clip,
     Concat,
     Conv2d,
-    ConvNd,
     ConvTranspose2d,
     Coordinates,
     Elu,
@@ -34,10 +34,7 @@ from cnnc.ir.ops import (
     Interpolation,
     IsInf,
     LeakyRelu,
-    MatMul,
     MaxPool2d,
-    MaxPoolPlaces,
-    MaxUnpool,
     Pad,
     Resampling,
     Reshape,
@@ -125,35 +122,6 @@ def _dense(op: Op, x: Doubles, weight: Doubles, bias: Doubles | None = None) -> 
     return y
 
 
-def _conv_nd(op: Op, x: Doubles, weight: Doubles, bias: Doubles | None = None) -> Doubles:
-    assert isinstance(op, ConvNd)
-    out, per_group, *kernel = weight.shape
-    axes = list(zip(x.shape[2:], kernel, op.stride, op.dilation, strict=True))
-    y = np.zeros((len(x), out, *((size - d * (k - 1) - 1) // s + 1 for size, k, s, d in axes)))
-    for b, o, *place in np.ndindex(y.shape):
-        group = o // (out // op.groups)
-        for k, *tap in np.ndindex(weight.shape[1:]):
-            at = [i * a[2] + j * a[3] for i, j, a in zip(place, tap, axes, strict=True)]
-            value = x[(b, group * per_group + k, *at)]
-            y[(b, o, *place)] += value * weight[(o, k, *tap)]
-        if bias is not None:
-            y[(b, o, *place)] += bias[o]
-    return y
-
-
-def _matmul(op: Op, a: Doubles, b: Doubles) -> Doubles:
-    assert isinstance(op, MatMul)
-    a = a.swapaxes(-1, -2) if op.transpose_a else a
-    b = b.swapaxes(-1, -2) if op.transpose_b else b
-    batch = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
-    a, b = (np.broadcast_to(x, (*batch, *x.shape[-2:])) for x in (a, b))
-    y = np.zeros((*batch, a.shape[-2], b.shape[-1]))
-    for place in np.ndindex(y.shape):
-        for k in range(a.shape[-1]):
-            y[place] += a[(*place[:-1], k)] * b[(*place[:-2], k, place[-1])]
-    return y
-
-
 def _pool_size(op: MaxPool2d | AvgPool2d, size: int, axis: int) -> int:
     before, after = op.pad[axis], op.pad[axis + 2]
     span = op.dilation[axis] * (op.window[axis] - 1) + 1
@@ -163,40 +131,6 @@ def _pool_size(op: MaxPool2d | AvgPool2d, size: int, axis: int) -> int:
     count = math.ceil(exact) + 1
     # A window that starts in the trailing border is dropped.
     return count - 1 if (count - 1) * op.stride[axis] >= size + before else count
-
-
-def _max_pool_places(op: Op, x: Doubles) -> Doubles:
-    assert isinstance(op, MaxPoolPlaces)
-    sizes = []
-    fields = zip(x.shape[2:], op.window, op.stride, op.dilation, op.before, op.after, strict=True)
-    for size, k, s, d, a, b in fields:
-        exact = (size + a + b - d * (k - 1) - 1) / s
-        count = (math.ceil(exact) if op.ceil_mode else math.floor(exact)) + 1
-        sizes.append(count - (op.ceil_mode and (count - 1) * s >= size + a))
-    y = np.full((*x.shape[:2], *sizes), -1.0)
-    inner = x.shape[2:]
-    for n, c, *place in np.ndindex(y.shape):
-        best = None
-        for tap in np.ndindex(*op.window):
-            steps = zip(place, op.stride, op.before, tap, op.dilation, strict=True)
-            at = [i * s - a + j * d for i, s, a, j, d in steps]
-            if not all(0 <= i < size for i, size in zip(at, inner, strict=True)):
-                continue
-            value = x[(n, c, *at)]
-            if best is None or value > best or (math.isnan(value) and not math.isnan(best)):
-                best = value
-                order = "F" if op.columns_first else "C"
-                number = np.ravel_multi_index(at, inner, order=order)  # type: ignore[call-overload]
-                y[(n, c, *place)] = (n * x.shape[1] + c) * math.prod(inner) + number
-    return y
-
-
-def _max_unpool(op: Op, x: Doubles, places: Doubles) -> Doubles:
-    assert isinstance(op, MaxUnpool)
-    y = np.zeros(math.prod(op.shape))
-    for value, place in zip(x.flat, places.flat, strict=True):
-        y[int(place)] = value
-    return y.reshape(op.shape)
 
 
 def _pool(op: Op, x: Doubles) -> Doubles:
@@ -580,16 +514,13 @@ _ELEMENTS: Mapping[str, Callable[..., float]] = {
 
 NAIVE: Mapping[str, Callable[..., Any]] = {
     "conv2d": _conv2d,
-    "conv": _conv_nd,
     "conv_transpose2d": _conv_transpose2d,
     "dense": _dense,
-    "matmul": _matmul,
+    **LINEAR,
     "batch_norm": _batch_norm,
     "softmax": _softmax,
     "max_pool2d": _pool,
     "avg_pool2d": _pool,
-    "max_pool_places": _max_pool_places,
-    "max_unpool": _max_unpool,
     "global_avg_pool": _global_pool,
     "global_max_pool": _global_pool,
     "pointwise": _same,

@@ -188,6 +188,8 @@ def test_binding_the_rows_and_inferring_commute(name: str) -> None:
 
 # They work on all images at once, whatever the operands.
 MIXERS = {
+    "max_pool_places",
+    "max_unpool",
     "compress",
     "max_roi_pool",
     "non_max_suppression",

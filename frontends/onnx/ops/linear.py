@@ -84,7 +84,7 @@ def conv_transpose(call: Call) -> None:
     if len(extra) != len(sizes):
         raise Unsupported(f"output_padding={list(extra)} for an operand of rank {len(sizes) + 2}")
     if call.has("output_shape") or window.same:
-        window = _reach(call, window, sizes, extra)
+        window, extra = _reach(call, window, sizes, extra)
     bias = [call.operand(2)] if call.given(2) else []
     groups = call.whole("group", 1)
     if len(sizes) > 2:
@@ -101,8 +101,10 @@ def conv_transpose(call: Call) -> None:
     return finish_maps(call, rank, op, x, _weight_of_maps(call), *bias)
 
 
-def _reach(call: Call, window: Window, sizes: Sequence[Dim], extra: Sequence[int]) -> Window:
-    """The window with the padding that makes the result as large as it is asked to be."""
+def _reach(
+    call: Call, window: Window, sizes: Sequence[Dim], extra: tuple[int, ...]
+) -> tuple[Window, tuple[int, ...]]:
+    """(the window with the padding that makes the result as large as asked, what it has more)."""
     if any(isinstance(d, Sym) for d in sizes):
         names = [d.name for d in sizes if isinstance(d, Sym)]
         raise Unsupported("an output shape for inputs of symbolic size", fix_size(names))
@@ -119,9 +121,8 @@ def _reach(call: Call, window: Window, sizes: Sequence[Dim], extra: Sequence[int
             window.stride, known, extra, window.span, wanted, strict=True
         )
     ]
-    if min(totals) < 0:
-        raise Unsupported(f"an output shape {wanted} that the kernel does not reach")
-    return share(window, totals)
+    more = tuple(e + max(-total, 0) for e, total in zip(extra, totals, strict=True))
+    return share(window, [max(total, 0) for total in totals]), more
 
 
 def _spread(

@@ -34,6 +34,9 @@ from cnnc.ir.ops import (
 Slide = Callable[[str, Window], str]  # (maps, window on them) -> what was made of the windows
 
 
+_MOST_POWER = 16
+
+
 def max_pool(call: Call) -> None:
     """MaxPool."""
     window, ceil_mode = _window(call)
@@ -83,9 +86,11 @@ def average_pool(call: Call) -> None:
 
 
 def lp_pool(call: Call) -> None:
-    """LpPool with p = 1 or 2: convolutions with ones sum up the windows."""
+    """LpPool with p = 1, 2, 4, ...: convolutions with ones sum up the windows."""
     window, ceil_mode = _window(call)
-    x, root = call.operand(0), _root(call)
+    x, p = call.operand(0), call.whole("p", 2)
+    if p < 1 or p & (p - 1) or p > _MOST_POWER:
+        raise Unsupported(f"p={p}, only 1, 2, 4, ... {_MOST_POWER}")
     if ceil_mode:
         window = _rounded_up(window, call.type(x).dims[2:])
 
@@ -102,17 +107,14 @@ def lp_pool(call: Call) -> None:
         )
         return call.add(op, x, call.constant("ones", ones))
 
-    power = call.add(Abs(), x) if root == 1 else call.add(Mul(), x, x)
-    total = _slide(call, power, window, slide)
-    return call.alias(total) if root == 1 else call.result(Sqrt(), total)
-
-
-def _root(call: Call) -> int:
-    """The attribute p."""
-    p = call.whole("p", 2)
-    if p not in (1, 2):
-        raise Unsupported(f"p={p}, only 1 and 2")
-    return p
+    squares = p.bit_length() - 1
+    power = call.add(Abs(), x) if p == 1 else x
+    for _ in range(squares):
+        power = call.add(Mul(), power, power)
+    root = _slide(call, power, window, slide)
+    for _ in range(squares):
+        root = call.add(Sqrt(), root)
+    return call.alias(root)
 
 
 def _rounded_up(window: Window, sizes: Sequence[int]) -> Window:
@@ -187,9 +189,11 @@ def global_max_pool(call: Call) -> None:
 
 def global_lp_pool(call: Call) -> None:
     """GlobalLpPool with p = 1 or 2, of any rank."""
-    x = call.operand(0)
+    x, p = call.operand(0), call.whole("p", 2)
+    if p not in (1, 2):
+        raise Unsupported(f"p={p}, only 1 and 2")
     axes = tuple(range(2, call.type(x).rank))
-    how = How.L1 if _root(call) == 1 else How.L2
+    how = How.L1 if p == 1 else How.L2
     call.result(Reduction(how=how, axes=axes, keep=True), x)
 
 
