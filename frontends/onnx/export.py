@@ -38,6 +38,9 @@ from cnnc.ir.ops import (
     Expand,
     Filling,
     Flatten,
+    Gather,
+    GatherElements,
+    GatherND,
     GlobalAvgPool,
     GlobalMaxPool,
     GlobalPool2d,
@@ -53,6 +56,7 @@ from cnnc.ir.ops import (
     Min,
     Mul,
     Neg,
+    NonZero,
     Normalize,
     Pad,
     Pointwise,
@@ -63,6 +67,9 @@ from cnnc.ir.ops import (
     Reshape,
     Resize,
     ResizedAxis,
+    RoiAlign,
+    ScatterElements,
+    ScatterND,
     Sigmoid,
     Silu,
     Slice,
@@ -319,6 +326,20 @@ def _cum_sum(w: _Writer, op: CumSum, inputs: Sequence[str], y: str) -> None:
     w.add("CumSum", [*inputs, axis], y, exclusive=int(op.exclusive), reverse=int(op.reverse))
 
 
+def _roi_align(w: _Writer, op: RoiAlign, inputs: Sequence[str], y: str) -> None:
+    w.add(
+        "RoiAlign",
+        inputs,
+        y,
+        output_height=op.bins[0],
+        output_width=op.bins[1],
+        sampling_ratio=op.samples,
+        spatial_scale=op.scale,
+        mode=op.pooling.value,
+        coordinate_transformation_mode="half_pixel" if op.half_pixel else "output_half_pixel",
+    )
+
+
 EXPORTERS: dict[type[Op], Exporter] = {
     Conv2d: _conv,
     ConvNd: _conv_nd,
@@ -377,6 +398,15 @@ EXPORTERS: dict[type[Op], Exporter] = {
     Trilu: _trilu,
     Upsample: _upsample,
     Resize: _resize,
+    Gather: lambda w, op, inputs, y: w.add("Gather", inputs, y, axis=op.axis),
+    GatherElements: lambda w, op, inputs, y: w.add("GatherElements", inputs, y, axis=op.axis),
+    GatherND: lambda w, op, inputs, y: w.add("GatherND", inputs, y, batch_dims=op.batch_dims),
+    ScatterElements: lambda w, op, inputs, y: w.add(
+        "ScatterElements", inputs, y, axis=op.axis, reduction=op.reduction.value
+    ),
+    ScatterND: lambda w, op, inputs, y: w.add("ScatterND", inputs, y, reduction=op.reduction.value),
+    NonZero: _simple("NonZero"),
+    RoiAlign: _roi_align,
 }
 
 

@@ -15,7 +15,7 @@ from cnnc.ir.graph import Builder
 from cnnc.ir.location import CnncError, InputError
 from cnnc.ir.op import Array
 from cnnc.ir.ops import Coordinates, Gather, Resize
-from cnnc.ir.types import TensorType
+from cnnc.ir.types import DType, TensorType
 from cnnc.runtime.reference import evaluate
 
 
@@ -98,3 +98,24 @@ def test_places_outside_are_refused() -> None:
     for place in (3, -4):
         with pytest.raises(InputError, match=f"gather: index {place} is outside of 3 elements"):
             op.evaluate(floats(3, 2), np.array([0, place]))
+
+
+INDEXING = ["gather", "gather_elements", "gather_nd", "scatter_elements", "scatter_nd", "roi_align"]
+
+
+@pytest.mark.parametrize("name", INDEXING)
+def test_indexing_goes_there_and_back(name: str) -> None:
+    @settings(max_examples=15, deadline=None)
+    @given(cases(name, TINY))
+    def check(case: Case) -> None:
+        op, arrays = case
+        builder = Builder(name)
+        operands = [f"x{i}" for i in range(len(arrays))]
+        for operand, array in zip(operands, arrays, strict=True):
+            builder.input(operand, TensorType(array.shape, DType(array.dtype.name)))
+        builder.output("y", builder.add(op, operands))
+        graph = builder.finish()
+        again = load_onnx(export_onnx(graph))
+        assert [node.op for node in again.nodes] == [op]
+
+    check()
