@@ -19,6 +19,7 @@ from cnnc.ir.loops import (
     Atom,
     Call,
     Constant,
+    Flag,
     FromIndex,
     Index,
     Kind,
@@ -432,6 +433,8 @@ class _Emitter:
             match statement:
                 case Let():
                     self.variables[statement.variable] = self.whole(statement.index)
+                case Flag():
+                    self.flag(statement)
                 case Tile():
                     self.tiles[statement.name] = statement
                     for at in _places(statement):
@@ -449,6 +452,11 @@ class _Emitter:
                     self.unrolled(statement)
                 case Loop():
                     self.loop(statement)
+
+    def flag(self, flag: Flag) -> None:
+        above = self.value_line(f"fcmp ogt float {self.value(flag.scalar)}, 0.0")
+        name = self.value_line(f"zext i1 {above} to i64")
+        self.variables[flag.variable] = (name, len(self.scopes) - 1)
 
     def store(self, store: Store) -> None:
         value = self.value(store.value)

@@ -20,6 +20,7 @@ from cnnc.ir.loops import (
     Assign,
     Atom,
     Constant,
+    Flag,
     FromIndex,
     Index,
     Kind,
@@ -89,6 +90,8 @@ class _Interpreter:
             match statement:
                 case Let():
                     self.variables[statement.variable] = self.index(statement.index)
+                case Flag():
+                    self.variables[statement.variable] = int(self.value(statement.scalar)[0] > 0)
                 case Tile():
                     places = product(*(range(d) for d in statement.shape))
                     zero = np.zeros(statement.lanes, np.float32)

@@ -10,6 +10,8 @@ in it:
   arithmetic;
 * `Statement`: loops (serial, parallel, unrolled), register tiles, assignments, stores, conditions.
 
+What runs may depend on what is computed through a `Flag` only, which a condition then tests.
+
 Register tiles are arrays of vector registers; after unrolling, every index into one is a number.
 Loads and stores may touch fewer than all lanes (`count`): the others read as zero and are not
 written. A parallel loop's iterations are independent and shared out among the threads.
@@ -367,6 +369,14 @@ class Let:
 
 
 @dataclass(frozen=True, slots=True)
+class Flag:
+    """An index, visible as a `Let`: 1 if the scalar is above zero, 0 if it is not or is NaN."""
+
+    variable: str
+    scalar: Value
+
+
+@dataclass(frozen=True, slots=True)
 class Tile:
     """Declares an array of vector registers; they hold zero at first."""
 
@@ -413,7 +423,7 @@ class When:
     body: tuple[Statement, ...]
 
 
-Statement = Loop | Let | Tile | Assign | Store | Prefetch | When
+Statement = Loop | Let | Flag | Tile | Assign | Store | Prefetch | When
 
 
 @dataclass(frozen=True, slots=True)
@@ -553,6 +563,13 @@ class ProgramBuilder:
         self._bodies[-1].append(Let(variable, index))
         return Index.atom(Var(variable))
 
+    def flag(self, name: str, scalar: Value) -> Index:
+        """An index: 1 if the scalar is above zero, 0 if it is not or is NaN."""
+        assert scalar.lanes == 1, "a flag is made of a scalar"
+        variable = self._unique(name)
+        self._bodies[-1].append(Flag(variable, scalar))
+        return Index.atom(Var(variable))
+
     def tile(self, name: str, shape: Sequence[int], lanes: int) -> TileRef:
         """Declares registers that hold zero."""
         ref = TileRef(self._unique(name), tuple(shape), lanes)
@@ -631,6 +648,8 @@ def _print_body(body: Sequence[Statement], depth: int) -> Iterator[str]:
                 yield from _print_body(s.body, depth + 1)
             case Let():
                 yield f"{pad}let {s.variable} = {s.index}"
+            case Flag():
+                yield f"{pad}flag {s.variable} = {s.scalar} > 0"
             case Tile():
                 dims = "".join(f"[{d}]" for d in s.shape)
                 yield f"{pad}tile {s.name}{dims}: f32x{s.lanes}"

@@ -17,12 +17,14 @@ Rounding errors are those of terms like w0 * w1 and x0 * x1 that cancel. Each ou
 weights are therefore scaled by a power of two to the size that inputs have, nominally 1, and every
 other pair is taken with the opposite sign, so that the terms cancel as they are summed up. Errors
 grow with the distance of the inputs' size from 1: the estimate allows for a factor `SPAN` each way.
-Infinite inputs give NaN.
+The size (root of the mean square) is known where the products of inputs are summed, for a strip of
+rows. A strip of another size, or one that is not finite, is multiplied as usual, with the same
+weights: so the error is bounded whatever comes in, and NaN and Inf are those of the definition.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -44,7 +46,7 @@ from cnnc.codegen.kernels.common import (
     zero_halo,
 )
 from cnnc.ir.kernel import NO_HALO, Halo, Kernel, Site
-from cnnc.ir.loops import Index, Program, ProgramBuilder, Reduce, TileRef, fma
+from cnnc.ir.loops import Index, Program, ProgramBuilder, Reduce, TileRef, Value, apply, fma
 from cnnc.ir.op import Array
 from cnnc.ir.ops import Conv2d
 from cnnc.ir.types import DType
@@ -52,7 +54,8 @@ from cnnc.ir.types import DType
 TRIPLE = 3  # runs of input channels: two in pairs, one on its own
 UNROLLED = 4  # lanes of three blocks side by side in the code; even, as signs alternate
 CHUNKS = 16  # parts of the work that threads should find, where there are as many
-SPAN = 64.0  # how far from 1 the inputs' size may be for the stated error
+_SUMMED = 8  # pixels side by side while inputs are multiplied with each other
+SPAN = 32.0  # how far from 1 the size of inputs may be that are taken in pairs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -318,9 +321,9 @@ class _Writer:
         self.sums = self.p.scratch("sums", kernel.tile[0] * site.result.dims[3])
 
     def write(self) -> Program:
-        p, (images, out, oh, ow) = self.p, self.site.result.dims
-        rows, columns = self.kernel.tile
-        down, across = pieces(oh, rows), pieces(ow, columns)
+        p, (images, out, oh, _) = self.p, self.site.result.dims
+        rows, _ = self.kernel.tile
+        down = pieces(oh, rows)
         strips = sum(count for _, _, count in down)
         depth = self.kernel.depth
         parts = -(-out // self.lanes) // depth
@@ -332,17 +335,24 @@ class _Writer:
                 # One strip of rows of this height; the last strip may be lower.
                 with p.when(strip, first, first + count):
                     row = p.let("oh", (strip - first) * height + start)
-                    self.sum_up(image, row, height)
+                    balanced = self.sum_up(image, row, height)
                     with p.loop("g", 0, depth) as g:
                         block = p.let("block", part * depth + g)
                         ahead = p.let("ahead", self.ahead(part, strip, g))
-                        for left, width, times in across:
-                            with p.loop("j", 0, times) as j:
-                                place = (image, block, row, j * width + left)
-                                self.tile(place, height, width, ahead)
+                        for paired in (True, False):
+                            with p.when(balanced, int(paired), int(paired) + 1):
+                                self.strip((image, block, row), height, ahead, paired)
                 first += count
         zero_halo(p, self.y)
         return p.finish()
+
+    def strip(
+        self, place: tuple[Index, Index, Index], height: int, ahead: Index, paired: bool
+    ) -> None:
+        """The rows from `place` on in one output-channel block."""
+        for left, width, times in pieces(self.site.result.dims[3], self.kernel.tile[1]):
+            with self.p.loop("j", 0, times) as j:
+                self.tile((*place, j * width + left), height, width, ahead, paired)
 
     def ahead(self, part: Index, strip: Index, g: Index) -> Index:
         """From where on the tiles of a strip ask for weights, one vector with each triple: so the
@@ -359,14 +369,17 @@ class _Writer:
         (down, across), (top, left) = self.op.stride, self.op.pad[:2]
         return row * down - top, column * across - left
 
-    def sum_up(self, image: Index, row: Index, height: int) -> None:
-        """For each pixel of a strip the products of its window's paired inputs, summed."""
+    def sum_up(self, image: Index, row: Index, height: int) -> Index:
+        """For each pixel of a strip the products of its window's paired inputs, summed.
+
+        Returns a flag: whether the size of these inputs is within `SPAN` of 1.
+        """
         p, lanes, shape = self.p, self.lanes, self.shape
         ow = self.site.result.dims[3]
-        across = self.op.stride[1] * self.x.pitch(3)
         signs = p.bind("signs", p.load(self.weight.buffer, 0, lanes))
+        squares = p.tile("squares", (_SUMMED,), lanes)
         with p.loop("r", 0, height) as r:
-            for start, width, times in pieces(ow, 8):
+            for start, width, times in pieces(ow, _SUMMED):
                 with p.loop("j", 0, times) as j:
                     column = p.let("column", j * width + start)
                     window = self.window(row + r, column)
@@ -374,21 +387,25 @@ class _Writer:
                     with p.loop("c", 0, shape.triples) as c:
                         with p.loop("i", 0, shape.kh) as i, p.loop("k", 0, shape.kw) as k:
                             at = self.origin(image, c * TRIPLE, window, i, k)
-                            with p.unroll("q", width) as q:
-                                first = at + q * across
-                                one = p.load(self.x.buffer, first, lanes)
-                                other = p.load(self.x.buffer, first + self.x.pitch(1), lanes)
-                                p.set(total[q], fma(one, other, total[q]))
+                            self.multiply_inputs((at, at + self.x.pitch(1)), total, squares)
                     with p.unroll("q", width) as q:
                         p.set(total[q], total[q] * signs)
-                    self.sum_up_rest(total, image, window)
+                    self.sum_up_rest(total, squares, image, window)
                     with p.unroll("q", width) as q:
                         p.store(self.sums, r * ow + column + q, Reduce(1, "add", total[q]))
+        whole: Value = squares[0]
+        for q in range(1, _SUMMED):
+            whole = whole + squares[q]
+        count = height * ow * shape.taps * 2 * (shape.triples * lanes + shape.third)
+        mean = p.bind("mean", Reduce(1, "add", whole) * (1.0 / count))
+        small = apply("less", mean, SPAN**2, 1.0, 0.0)
+        return p.flag("balanced", apply("less", SPAN**-2, mean, small, 0.0))
 
-    def sum_up_rest(self, total: TileRef, image: Index, window: tuple[Index, Index]) -> None:
+    def sum_up_rest(
+        self, total: TileRef, squares: TileRef, image: Index, window: tuple[Index, Index]
+    ) -> None:
         """Adds, lane by lane, the products of the pairs behind the triples of blocks."""
         p, lanes, third = self.p, self.lanes, self.shape.third
-        across = self.op.stride[1] * self.x.pitch(3)
         # The second run may reach into the next block.
         inside = min(third, lanes - third)
         for lane, count in ((0, inside), (inside, third - inside)):
@@ -396,16 +413,40 @@ class _Writer:
                 continue
             signs = p.bind("signs", p.load(self.weight.buffer, lane % 2, lanes))
             with p.loop("i", 0, self.shape.kh) as i, p.loop("k", 0, self.shape.kw) as k:
-                first, second = (
-                    self.rest(image, channel, window, i, k) for channel in (lane, third + lane)
+                sources = (
+                    self.rest(image, lane, window, i, k),
+                    self.rest(image, third + lane, window, i, k),
                 )
-                with p.unroll("q", total.shape[0]) as q:
-                    one = p.load(self.x.buffer, first + q * across, lanes, count=count)
-                    other = p.load(self.x.buffer, second + q * across, lanes, count=count)
-                    p.set(total[q], fma(one * signs, other, total[q]))
+                self.multiply_inputs(sources, total, squares, count, signs)
+
+    def multiply_inputs(
+        self,
+        sources: tuple[Index, Index],
+        total: TileRef,
+        squares: TileRef,
+        count: int = 0,
+        signs: Value | None = None,
+    ) -> None:
+        """Adds the products of paired inputs, and their squares, for the pixels of `total`.
+
+        `sources` are the first pixel's; `count` is how many lanes hold pairs, 0 for all.
+        """
+        p, across = self.p, self.pitches[1]
+        with p.unroll("q", total.shape[0]) as q:
+            one, other = (
+                p.bind("x", p.load(self.x.buffer, at + q * across, self.lanes, count=count))
+                for at in sources
+            )
+            p.set(total[q], fma(one if signs is None else one * signs, other, total[q]))
+            p.set(squares[q], fma(one, one, fma(other, other, squares[q])))
 
     def tile(
-        self, place: tuple[Index, Index, Index, Index], height: int, width: int, ahead: Index
+        self,
+        place: tuple[Index, Index, Index, Index],
+        height: int,
+        width: int,
+        ahead: Index,
+        paired: bool,
     ) -> None:
         """height x width results of one output-channel block, from `place` on."""
         p, lanes = self.p, self.lanes
@@ -413,11 +454,12 @@ class _Writer:
         ow = self.site.result.dims[3]
         packed = p.let("packed", block * self.shape.panel + 2 * lanes)
         acc = p.tile("acc", (1, height, width), lanes)
-        start = p.bind("start", p.load(self.weight.buffer, packed, lanes))
-        with p.unroll("r", height) as r, p.unroll("q", width) as q:
-            known = p.load(self.sums, column + r * ow + q, lanes, stride=0)
-            p.set(acc[0, r, q], start - known)
-        self.accumulate(acc, image, self.window(row, column), packed + 2 * lanes, ahead)
+        if paired:
+            start = p.bind("start", p.load(self.weight.buffer, packed, lanes))
+            with p.unroll("r", height) as r, p.unroll("q", width) as q:
+                known = p.load(self.sums, column + r * ow + q, lanes, stride=0)
+                p.set(acc[0, r, q], start - known)
+        self.accumulate(acc, image, self.window(row, column), packed + 2 * lanes, ahead, paired)
         scale = p.bind("scale", p.load(self.weight.buffer, packed + lanes, lanes))
         bias = None
         if self.bias is not None:
@@ -435,10 +477,12 @@ class _Writer:
         window: tuple[Index, Index],
         packed: Index,
         ahead: Index,
+        paired: bool,
     ) -> None:
         """All input channels and taps into the tile; meanwhile asks for what is `ahead`."""
         p, shape, lanes = self.p, self.shape, self.lanes
         step = TRIPLE * lanes  # weights of a lane of a triple
+        triple = self.triple if paired else self.plain_triple
         with p.loop("c", 0, shape.triples) as c:
             with p.loop("i", 0, shape.kh) as i, p.loop("k", 0, shape.kw) as k:
                 tap = (c * shape.kh + i) * shape.kw + k
@@ -450,11 +494,17 @@ class _Writer:
                     for u in range(UNROLLED):
                         p.prefetch(self.weight.buffer, there + u * lanes)
                         sources = [lane + u + run * self.x.pitch(1) for run in range(TRIPLE)]
-                        self.triple(acc, weights + u * step, sources, u % 2 == 1)
-        self.accumulate_rest(acc, image, window, packed + shape.triples * shape.taps * lanes * step)
+                        triple(acc, weights + u * step, sources, u % 2 == 1)
+        behind = packed + shape.triples * shape.taps * lanes * step
+        self.accumulate_rest(acc, image, window, behind, triple)
 
     def accumulate_rest(
-        self, acc: TileRef, image: Index, window: tuple[Index, Index], packed: Index
+        self,
+        acc: TileRef,
+        image: Index,
+        window: tuple[Index, Index],
+        packed: Index,
+        triple: Callable[[TileRef, Index, Sequence[Index], bool], None],
     ) -> None:
         """The channels behind the triples of blocks into the tile."""
         p, shape, lanes = self.p, self.shape, self.lanes
@@ -464,7 +514,7 @@ class _Writer:
             for u in range(third):
                 at = packed + (tap * third + u) * (TRIPLE * lanes)
                 sources = [self.rest(image, run * third + u, window, i, k) for run in range(TRIPLE)]
-                self.triple(acc, at, sources, u % 2 == 1)
+                triple(acc, at, sources, u % 2 == 1)
             behind = packed + shape.taps * third * (TRIPLE * lanes)
             for u in range(singles):
                 at = behind + (tap * singles + u) * lanes
@@ -504,3 +554,16 @@ class _Writer:
     def single(self, acc: TileRef, packed: Index, source: Index) -> None:
         """One channel into the tile."""
         multiply_add(self.p, acc, self.weight.buffer, packed, self.x.buffer, source, self.pitches)
+
+    def plain_triple(
+        self, acc: TileRef, packed: Index, sources: Sequence[Index], minus: bool
+    ) -> None:
+        """Three channels into the tile, as the definition has it."""
+        p, lanes = self.p, self.lanes
+        down, across = self.pitches
+        for b, source in enumerate(sources):
+            weight = p.load(self.weight.buffer, packed + b * lanes, lanes)
+            w = p.bind("w", -weight if minus and b == 1 else weight)
+            with p.unroll("r", acc.shape[1]) as r, p.unroll("q", acc.shape[2]) as q:
+                x = p.load(self.x.buffer, source + (r * down + q * across), lanes, stride=0)
+                p.set(acc[0, r, q], fma(w, x, acc[0, r, q]))

@@ -30,6 +30,7 @@ def adding(target: Target) -> Target:
 
 
 TARGET = adding(native_target())
+CHANNELS = 2 * TRIPLE * TARGET.lanes + 7  # some in triples of blocks, some behind them
 BLOCKS = TRIPLE * TARGET.lanes  # input channels that the main loop takes at a time
 
 
@@ -110,6 +111,37 @@ def test_the_stated_error_holds_within_the_span(size: float) -> None:
     stated = kernel.relative_error(site, w)
     assert error <= 4 * stated < 1e-4  # which is that of a small sample
     assert size != 1 or error < 1e-6
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e-6, 1e-3, 1e3, 1e6, 1e30])
+def test_inputs_of_another_size_are_as_exact_as_ever(size: float) -> None:
+    x = numbers(1, 1, 2 * CHANNELS, 7, 5) * np.float32(size)
+    w = numbers(2, 40, 2 * CHANNELS, 1, 1)
+    site = layer(Conv2d(), x, w)
+    wanted = np.einsum("ochw,ncyx->noyx", w.astype(np.float64), x.astype(np.float64))
+    for kernel in PairedConv.candidates(site):
+        error = np.abs(run_native(kernel, site, [x, w]) - wanted).max() / np.abs(wanted).max()
+        assert error < 1e-6
+
+
+def test_each_strip_is_judged_by_itself() -> None:
+    x = numbers(1, 1, CHANNELS, 12, 20)
+    x *= np.float32(10.0) ** np.linspace(-8, 8, 12, dtype=np.float32)[:, None]
+    w = numbers(2, 20, CHANNELS, 1, 1)
+    site = layer(Conv2d(), x, w)
+    wanted = np.einsum("ochw,ncyx->noyx", w.astype(np.float64), x.astype(np.float64))
+    kernel = replace(only(site), tile=(1, 10))
+    error = np.abs(run_native(kernel, site, [x, w]) - wanted).max((1, 3))
+    assert (error < 1e-5 * np.abs(wanted).max((1, 3))).all()
+
+
+@pytest.mark.parametrize("special", [np.inf, -np.inf])
+def test_infinite_inputs_give_what_the_definition_gives(special: float) -> None:
+    x, w = numbers(1, 1, CHANNELS, 6, 6), numbers(2, 20, CHANNELS, 3, 3)
+    x[0, 7, 2, 4] = special
+    op = Conv2d(pad=(1, 1, 1, 1))
+    site = layer(op, x, w)
+    assert_close(run_native(only(site), site, [x, w]), op.evaluate(x, w))
 
 
 def test_a_layer_of_zeros_is_exact() -> None:

@@ -382,3 +382,16 @@ def test_narrower_targets_mean_the_same() -> None:
         found = np.full(48, np.nan, np.float32)
         run_program(program, [numbers(48), found], target=target)
         np.testing.assert_array_equal(found, expected)
+
+
+def test_a_flag_is_one_above_zero() -> None:
+    p, x, y = builder()
+    with p.loop("i", 0, 5) as i:
+        above = p.flag("above", p.load(x, i, 1))
+        p.store(y, i, Constant(1, 0.0))
+        with p.when(above, 1, 2):
+            p.store(y, i, Constant(1, 1.0))
+    program = p.finish()
+    assert "flag above = x[i] > 0\n" in str(program)
+    values = np.array([1e-30, 0.0, -1.0, NAN, INF], np.float32)
+    np.testing.assert_array_equal(both(program, values, 5), [1, 0, 0, 0, 1])
