@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cnnc.frontends.onnx.scopes import captured
 from cnnc.frontends.onnx.tensors import text
 from cnnc.ir.location import Diagnostic, Location, ParseError
 from cnnc.ir.op import Array, Elementwise, Op
@@ -77,12 +78,13 @@ _ANY_TYPE = (
 )
 
 # AttributeProto.AttributeType -> (field, what to call it)
-_FLOAT, _INT, _STRING, _TENSOR, _FLOATS_, _INTS, _STRINGS = 1, 2, 3, 4, 6, 7, 8
+_FLOAT, _INT, _STRING, _TENSOR, _GRAPH, _FLOATS_, _INTS, _STRINGS = 1, 2, 3, 4, 5, 6, 7, 8
 _KINDS = {
     _FLOAT: ("f", "a number"),
     _INT: ("i", "a whole number"),
     _STRING: ("s", "a string"),
     _TENSOR: ("t", "a tensor"),
+    _GRAPH: ("g", "a graph"),
     _FLOATS_: ("floats", "a list of numbers"),
     _INTS: ("ints", "a list of whole numbers"),
     _STRINGS: ("strings", "a list of strings"),
@@ -114,15 +116,17 @@ class ValuesNeeded(ParseError):
 class Call:
     """An ONNX node, its place in the graph, and the graph as far as it is converted."""
 
-    def __init__(self, importer: Importer, node: Any) -> None:
+    def __init__(self, importer: Importer, node: Any, opset: int) -> None:
         self.importer = importer
+        self.node = node
         self.kind = text(node.op_type)
         self.domain = text(node.domain)
-        self.opset = importer.opset
+        self.opset = opset
         self.inputs = [text(name) for name in node.input]
         self.outputs = [text(name) for name in node.output]
         self.name = text(node.name) or next(filter(None, self.outputs), self.kind)
         self.location = Location(importer.file, name=self.name)
+        self.reads = [name for name in (*self.inputs, *sorted(captured(node))) if name]
         self._attributes = {text(a.name): a for a in node.attribute}
         self._read: set[str] = set()
 
@@ -182,6 +186,10 @@ class Call:
         if found is not None:
             return self.importer.reader.array(found, self.name)
         return np.asarray(self._or(name, None, default))
+
+    def graph(self, name: str) -> Any:
+        """A `GraphProto`; the attribute must be there."""
+        return self._or(name, self._attribute(name, _GRAPH), None)
 
     def ignore(self, *names: str) -> None:
         """Says that attributes do not matter."""
@@ -286,6 +294,18 @@ class Call:
         if self.is_known(index):
             return tuple(self.known(index).shape)
         return self.type(self.operand(index)).shape
+
+    def input_type(self, index: int) -> TensorType | None:
+        """An input's type; None if it is missing, or of elements that have no type here."""
+        if not self.given(index):
+            return None
+        if not self.is_known(index):
+            return self.type(self.operand(index))
+        array = self.known(index)
+        kind = "int64" if array.dtype == object else array.dtype.name
+        if kind not in (d.value for d in DType):
+            return None
+        return TensorType(tuple(array.shape), DType(kind))
 
     def axis(self, number: int, value: str) -> int:
         """An axis of a graph's value, which may be counted from the last, as a number >= 0."""

@@ -19,6 +19,7 @@ import numpy as np
 
 from cnnc.frontends.onnx.call import Call, Unsupported, ValuesNeeded
 from cnnc.frontends.onnx.compute import evaluate
+from cnnc.frontends.onnx.inline import MAX_DEPTH, MAX_NODES, Bodies, Body
 from cnnc.frontends.onnx.ops import CONVERTERS, FOLDERS, HINTS, Converter
 from cnnc.frontends.onnx.proto import DOMAINS, Source, opset_of
 from cnnc.frontends.onnx.tensors import TensorReader, text
@@ -83,8 +84,12 @@ class Importer:
         self._failed: set[str] = set()  # ONNX values that could not be converted
         self._problems: dict[tuple[str, str, str], list[str]] = defaultdict(list)
         self._budget = _FOLDED_BYTES
-        self._calls = [Call(self, node) for node in self.graph.node]
-        self._used = {name for call in self._calls for name in call.inputs} | set(self._outputs())
+        self._bodies = Bodies(source.model)
+        self._open: list[tuple[str, ...]] = []  # the bodies that are being converted
+        self._scopes: Counter[str] = Counter()
+        self._inlined = 0  # nodes of bodies so far
+        self._calls = [Call(self, node, self.opset) for node in self.graph.node]
+        self._used = {name for call in self._calls for name in call.reads} | set(self._outputs())
 
     # -- names -----------------------------------------------------------------------------------
 
@@ -138,7 +143,7 @@ class Importer:
                     return []
                 found.append(name)
             elif name in self._makers:
-                read = set(filter(None, self._makers[name].inputs)) - seen
+                read = set(filter(None, self._makers[name].reads)) - seen
                 seen |= read
                 pending += read
         return sorted(found)
@@ -173,13 +178,10 @@ class Importer:
             for index in self._order(producers):
                 call = self._calls[index]
                 try:
-                    self._convert(call)
+                    self._try(call)
                 except Unsupported as error:
                     self._needed |= dict.fromkeys(error.needs)
                     self._fail(call, error.reason, error.help)
-                except ShapeError as error:
-                    first = error.diagnostics[0]
-                    self._fail(call, first.message, first.help)
 
     def _order(self, producers: Mapping[str, int]) -> list[int]:
         """The nodes that outputs need, each after those it reads, else as in the model."""
@@ -190,11 +192,11 @@ class Importer:
             if index in needs:
                 continue
             call = self._calls[index]
-            for name in filter(None, call.inputs):
+            for name in call.reads:
                 if name not in self._owners:
                     message = f"`{call.name}` reads `{name}`, which nothing defines"
                     raise ParseError(Diagnostic(message, call.location))
-            needs[index] = {producers[n] for n in call.inputs if n in producers}
+            needs[index] = {producers[n] for n in call.reads if n in producers}
             pending += needs[index]
         readers: dict[int, list[int]] = defaultdict(list)
         for index, before in needs.items():
@@ -219,13 +221,21 @@ class Importer:
     def _outputs(self) -> Iterable[str]:
         return [text(info.name) for info in self.graph.output]
 
+    def _try(self, call: Call) -> None:
+        """Converts a node. Raises `Unsupported`, without reason for an unknown operator."""
+        try:
+            self._convert(call)
+        except ShapeError as error:
+            first = error.diagnostics[0]
+            raise Unsupported(first.message, first.help) from None
+
     def _convert(self, call: Call) -> None:
-        standard = call.domain in DOMAINS
+        standard = call.domain in DOMAINS and not self._bodies.is_local(call)
         converter = CONVERTERS.get(call.kind) if standard else None
         folder = FOLDERS.get(call.kind) if standard else None
-        if converter is None and folder is None:
-            return self._fail(call, "", HINTS.get(call.kind, _GENERIC))
-        if any(name in self._failed for name in call.inputs):
+        if converter is None and folder is None and not self._bodies.has(call):
+            raise Unsupported("", HINTS.get(call.kind, _GENERIC))
+        if any(name in self._failed for name in call.reads):
             self._failed.update(call.outputs)  # the reason is told already
             return None
         inputs = list(filter(None, call.inputs))
@@ -239,7 +249,12 @@ class Importer:
                 if converter is None or symbolic:
                     raise
         if converter is None:
-            raise Unsupported("its inputs are not known at import", _GENERIC)
+            body = self._bodies.find(call)
+            if body is not None:
+                return self._inline(call, body)
+            if folder is not None:
+                raise Unsupported("its inputs are not known at import", _GENERIC)
+            raise Unsupported("", HINTS.get(call.kind, _GENERIC))
         if constant and not symbolic:
             self._compute(call, converter)
         else:
@@ -248,6 +263,63 @@ class Importer:
 
     def _is_symbolic(self, name: str) -> bool:
         return name in self.known and self.known[name].dtype == object
+
+    def _inline(self, call: Call, body: Body) -> None:
+        """Converts the nodes that stand for a node."""
+        if body.key in self._open:
+            raise Unsupported("its function calls itself")
+        if len(self._open) == MAX_DEPTH:
+            raise Unsupported(f"functions and branches are nested more than {MAX_DEPTH} deep")
+        self._inlined += len(body.nodes)
+        if self._inlined > MAX_NODES:
+            raise Unsupported(f"the functions of the model have more than {MAX_NODES} nodes")
+        placed = body.placed(self._scope(call), call.outputs)
+        calls = [Call(self, node, body.opset) for node in placed.nodes]
+        self._used.update(placed.outputs, *(inner.reads for inner in calls))
+        for name, tensor in placed.constants:
+            self.reserve(name, "an initializer")
+            self.known[name] = self.reader.array(tensor)
+        self._open.append(body.key)
+        for inner in calls:
+            self._convert_inner(call, inner)
+        self._open.pop()
+        for outer, name in zip(call.outputs, placed.outputs, strict=False):
+            if not self._is_made(name):
+                raise Unsupported(f"nothing inside makes its output `{name}`")
+            if outer and outer != name and name in self.known:
+                self.known[outer] = self.known[name]
+            elif outer and outer != name:
+                self.define(outer, self.value(name))
+        call.ignore(*call.unread())
+
+    def _scope(self, call: Call) -> str:
+        """What the names of values inside a node start with; no two nodes have the same."""
+        name = next(filter(None, call.outputs), call.name)
+        self._scopes[name] += 1
+        return name if self._scopes[name] == 1 else f"{name}/{self._scopes[name]}"
+
+    def _convert_inner(self, call: Call, inner: Call) -> None:
+        for name in inner.reads:
+            if not self._is_made(name):
+                raise Unsupported(f"inside, `{inner.name}` reads `{name}`, which nothing defines")
+        for name in filter(None, inner.outputs):
+            if name not in call.outputs:
+                self.reserve(name, f"a result of `{inner.name}`")
+            elif self._is_made(name):
+                raise Unsupported(f"inside, two nodes make its output `{name}`")
+            self._makers.setdefault(name, inner)
+        try:
+            self._try(inner)
+        except Unsupported as error:
+            reason = error.reason
+            if not reason:
+                reason = f"inside, operator {inner.kind} is not supported"
+            elif not reason.startswith("inside, "):  # else it names the innermost node already
+                reason = f"inside, {inner.kind}: {reason}"
+            raise Unsupported(reason, error.help, error.needs) from None
+
+    def _is_made(self, name: str) -> bool:
+        return name in self.known or name in self._values
 
     def _compute(self, call: Call, converter: Converter) -> None:
         """Converts a node in a graph of its own and keeps what that evaluates to."""

@@ -84,15 +84,20 @@ def _damaged(message: str, file: str) -> ParseError:
     return ParseError(Diagnostic(message, Location(file), help="`onnx.checker` says more"))
 
 
+def newest_opset() -> int:
+    """The newest version of the standard operators that is known."""
+    from onnx.defs import onnx_opset_version
+
+    return int(onnx_opset_version())
+
+
 def opset_of(model: Any, file: str) -> int:
     """The version of the standard operators that the model uses.
 
     Raises:
         ParseError: it says none, several, one before `OLDEST` or one that `onnx` does not know.
     """
-    from onnx.defs import onnx_opset_version
-
-    newest = onnx_opset_version()
+    newest = newest_opset()
     versions = {o.version for o in model.opset_import if text(o.domain) in DOMAINS}
     at = Location(file)
     if len(versions) != 1:
