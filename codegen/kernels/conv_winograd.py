@@ -71,10 +71,12 @@ class WinogradConv(Kernel):
         n, _, oh, ow = site.result.dims
         blocks = -(-site.result.dims[1] // site.target.lanes)
         depth = 2 if blocks % 2 == 0 else 1
+        halves = blocks // depth % 2 == 0  # whether the output channels can be shared out evenly
         for tile in _tiles(site):
             tiles = -(-oh // tile[0]) * -(-ow // tile[1])
-            for block in _block_sizes(site, grid_of(site, tile).points, tiles, depth):
-                few = -(-tiles // block) * n < 4 and blocks // depth % 2 == 0
+            largest = tiles if halves or n > 1 else -(-tiles // 2)  # two threads find work
+            for block in _block_sizes(site, grid_of(site, tile).points, largest, depth):
+                few = -(-tiles // block) * n < 4 and halves
                 yield cls(tile=tile, block=block, depth=depth, share=2 if few else 1)
 
     def blocks(self, site: Site) -> tuple[tuple[int, ...], int]:
@@ -217,7 +219,7 @@ def _sides(taps: int, stride: int, length: int, most: int) -> Iterator[int]:
 
 
 def _block_sizes(site: Site, points: int, tiles: int, depth: int) -> set[int]:
-    """How many tiles may be transformed at a time."""
+    """How many of that many tiles may be transformed at a time."""
     # V takes half of L2, or more if that saves a pass; the rest is for the weights that stream
     # through.
     channels = site.operands[1].dims[1]
