@@ -46,6 +46,7 @@ from cnnc.ir.target import Target
 Register = tuple[str, tuple[int, ...]]
 Place = tuple[str, int]  # an SSA name and the depth of the scope it was computed in
 
+_SQRT_HALF = 0x3F3504F3  # the bits of sqrt(1/2)
 _ALIGN = {"float": 4, "i8": 1}
 _SUFFIX = {"float": "f32", "i8": "i8"}
 _ORDERS = {"less": "olt", "less_equal": "ole", "equal": "oeq"}
@@ -352,6 +353,11 @@ class _Emitter:
             case "abs" | "sqrt":
                 name = "fabs" if apply.function == "abs" else apply.function
                 return self.value_line(self.intrinsic(f"{name}.{suffix}", type, *typed))
+            case "floor" | "ceil" | "round" | "copysign":
+                rounder = "rint" if apply.function == "round" else apply.function
+                return self.value_line(self.intrinsic(f"{rounder}.{suffix}", type, *typed))
+            case "exponent" | "fraction":
+                return self.split(apply.function, args[0], apply.lanes)
             case "max" | "min":
                 order = "ogt" if apply.function == "max" else "olt"
                 return self.select(apply.lanes, order, *args, *args)
@@ -398,6 +404,22 @@ class _Emitter:
         whole = self.value_line(f"bitcast {type} {biased} to {bits}")
         raised = self.value_line(f"shl {bits} {whole}, {shift}")
         return self.value_line(f"bitcast {bits} {raised} to {type}")
+
+    def split(self, function: str, x: str, lanes: int) -> str:
+        """Exponent or fraction, from the bits of x over those of sqrt(1/2)."""
+        type, bits = vector_type(lanes), memory_type("i32", lanes)
+
+        def whole(number: int) -> str:
+            return str(number) if lanes == 1 else f"splat (i32 {number})"
+
+        cast = self.value_line(f"bitcast {type} {x} to {bits}")
+        over = self.value_line(f"sub {bits} {cast}, {whole(_SQRT_HALF)}")
+        if function == "exponent":
+            shifted = self.value_line(f"ashr {bits} {over}, {whole(23)}")
+            return self.value_line(f"sitofp {bits} {shifted} to {type}")
+        low = self.value_line(f"and {bits} {over}, {whole(0x7FFFFF)}")
+        back = self.value_line(f"add {bits} {low}, {whole(_SQRT_HALF)}")
+        return self.value_line(f"bitcast {bits} {back} to {type}")
 
     def reduce(self, reduce: Reduce) -> str:
         """Combines halves until one lane is left: the same order for every vector width."""

@@ -211,6 +211,20 @@ def _apply(function: str, args: Sequence[Floats]) -> Floats:
         case "fma":
             # The product is exact in float64.
             return (a.astype(np.float64) * b + args[2]).astype(np.float32)
+        case "floor":
+            return np.floor(a)
+        case "ceil":
+            return np.ceil(a)
+        case "round":
+            return np.rint(a)
+        case "copysign":
+            return np.asarray(np.copysign(a, b), np.float32)
+        case "exponent" | "fraction":
+            fraction, exponent = np.frexp(a)
+            low = fraction < np.float32(np.sqrt(0.5))
+            if function == "fraction":
+                return np.where(low, fraction * np.float32(2), fraction)
+            return np.asarray(exponent - low, np.float32)
         case "max":
             return np.where(a > b, a, b)
         case "min":

@@ -1,9 +1,9 @@
-"""What each elementwise op computes on a vector: the table SCALAR, and the functions behind it.
+"""What each elementwise op computes on a vector: the table SCALAR, and the activations behind it.
 
 exp is a polynomial of degree 6 after reduction to |r| <= ln(2) / 2: at most 1 ulp from the true
 value, and zero below 1.7e-38; tanh, sigmoid, silu and elu follow from it with at most 3 ulp where
-no step of theirs falls below the smallest normal number. The others round as NumPy does. NaN and
-Inf come out as NumPy's do.
+no step of theirs falls below the smallest normal number. Other functions are within 4 ulp, gelu
+within 4 ulp or 2e-7 * |x|. Arithmetic rounds as NumPy does. NaN and Inf come out as NumPy's do.
 """
 
 from __future__ import annotations
@@ -11,18 +11,32 @@ from __future__ import annotations
 from collections.abc import Callable
 from math import inf
 
+from cnnc.codegen import functions
+from cnnc.codegen.functions import exp, expm1, reduce_exp
 from cnnc.ir.loops import Constant, ProgramBuilder, Value, apply, fma
 from cnnc.ir.op import Elementwise, Op
 from cnnc.ir.ops import (
     Abs,
+    Acos,
+    Acosh,
     Add,
     And,
+    Asin,
+    Asinh,
+    Atan,
+    Atanh,
     Cast,
+    Ceil,
+    Celu,
     Clip,
+    Cosh,
     Div,
     Elu,
     Equal,
+    Erf,
     Exp,
+    Floor,
+    Gelu,
     HardSigmoid,
     HardSwish,
     IsInf,
@@ -30,65 +44,42 @@ from cnnc.ir.ops import (
     LeakyRelu,
     Less,
     LessEqual,
+    Log,
     Max,
     Min,
+    Mish,
     Mul,
     Neg,
     Not,
     Or,
+    Pow,
+    PRelu,
+    Reciprocal,
     Relu,
     Relu6,
+    Round,
+    Selu,
+    Shrink,
     Sigmoid,
+    Sign,
     Silu,
+    Sinh,
+    Softplus,
+    Softsign,
     Sqrt,
     Sub,
     Tanh,
+    ThresholdedRelu,
     Where,
     Xor,
 )
 from cnnc.ir.types import DType
 
-ROUNDER = 12582912.0  # 1.5 * 2 ** 23: adding and subtracting it rounds to a whole number
-LN2_HIGH, LN2_LOW = 0.693359375, -2.12194440e-4  # their sum is ln(2) beyond float32
-EXP_LOWEST = -86.98  # exp of less is zero; here and above the scaling stays a normal number
-# e ** r = 1 + r + r ** 2 * (this), fitted for the least relative error: 4e-9.
-EXP_SERIES = (1.38145394e-3, 8.36874545e-3, 4.16683890e-2, 1.66665211e-1, 4.99999940e-1)
-
-
-def exp(p: ProgramBuilder, x: Value) -> Value:
-    """e ** x."""
-    x = p.bind("x", x)
-    n, rest = _reduce(p, x)
-    # 2 ** n as 2 * 2 ** (n - 1): n reaches 128 just below overflow, and -125 at the low end.
-    scaled = p.bind("e", (rest + 1.0) * 2.0 * apply("pow2", n - 1.0))
-    low = p.bind("e", apply("less", x, EXP_LOWEST, 0.0, scaled))
-    return apply("less", 88.72284, x, float("inf"), low)
-
-
-def _expm1(p: ProgramBuilder, x: Value, highest: float) -> Value:
-    """e ** x - 1 without the cancellation near zero, x taken for at most `highest` (< 88)."""
-    n, rest = _reduce(p, p.bind("x", x), highest)
-    power = p.bind("power", apply("pow2", n))
-    return fma(p.bind("rest", rest), power, power - 1.0)
-
-
-def _reduce(p: ProgramBuilder, x: Value, highest: float = 88.8) -> tuple[Value, Value]:
-    """(n, q) with e ** x = 2 ** n * (1 + q) for a whole n, |q| < 0.42; x is kept in range."""
-    clamped = p.bind("x", apply("min", highest, apply("max", EXP_LOWEST, x)))
-    n = p.bind("n", (clamped * 1.4426950408889634 + ROUNDER) - ROUNDER)
-    r = p.bind(
-        "r", fma(n, Constant(n.lanes, -LN2_LOW), fma(n, Constant(n.lanes, -LN2_HIGH), clamped))
-    )
-    series: Value = Constant(r.lanes, EXP_SERIES[0])
-    for coefficient in EXP_SERIES[1:]:
-        series = fma(series, r, Constant(r.lanes, coefficient))
-    return n, fma(series, p.bind("rr", r * r), r)
-
 
 def sigmoid(p: ProgramBuilder, x: Value) -> Value:
     """1 / (1 + exp(-x)), zero where that is below the smallest normal number."""
     x = p.bind("x", x)
-    n, rest = _reduce(p, p.bind("x", -x), 88.0)
+    n, rest = reduce_exp(p, p.bind("x", -x), 88.0)
     power = p.bind("power", apply("pow2", n))
     value = apply("reciprocal", fma(p.bind("rest", rest), power, power) + 1.0)
     return apply("less", x, -87.33654, 0.0, p.bind("value", value))
@@ -96,7 +87,7 @@ def sigmoid(p: ProgramBuilder, x: Value) -> Value:
 
 def tanh(p: ProgramBuilder, x: Value) -> Value:
     """Hyperbolic tangent, e / (e + 2) with e = exp(2x) - 1; float32 has 1 for it from 9.02 on."""
-    e = p.bind("e", _expm1(p, x * 2.0, highest=20.0))
+    e = p.bind("e", expm1(p, x * 2.0, highest=20.0))
     return e / (e + 2.0)
 
 
@@ -107,7 +98,7 @@ def _leaky_relu(op: LeakyRelu, p: ProgramBuilder, x: Value) -> Value:
 
 def _elu(op: Elu, p: ProgramBuilder, x: Value) -> Value:
     x = p.bind("x", x)
-    below = p.bind("below", _expm1(p, x, highest=0.0) * op.alpha)
+    below = p.bind("below", expm1(p, x, highest=0.0) * op.alpha)
     return apply("less", 0.0, x, x, below)
 
 
@@ -124,6 +115,56 @@ def _hard_swish(p: ProgramBuilder, x: Value) -> Value:
 def _silu(p: ProgramBuilder, x: Value) -> Value:
     x = p.bind("x", x)
     return x * sigmoid(p, x)
+
+
+def _gelu(op: Gelu, p: ProgramBuilder, x: Value) -> Value:
+    if not op.tanh:
+        return functions.gelu(p, x)
+    # (1 + tanh(u)) / 2 = sigmoid(2 * u)
+    x = p.bind("x", x)
+    slope = fma(
+        p.bind("square", x * x), Constant(x.lanes, 0.0713548163), Constant(x.lanes, 1.59576912)
+    )
+    return x * sigmoid(p, x * slope)
+
+
+def _celu(op: Celu, p: ProgramBuilder, x: Value) -> Value:
+    x = p.bind("x", x)
+    below = p.bind("below", expm1(p, x * (1 / op.alpha), highest=0.0) * op.alpha)
+    return apply("less", 0.0, x, x, below)
+
+
+def _selu(op: Selu, p: ProgramBuilder, x: Value) -> Value:
+    x = p.bind("x", x)
+    below = p.bind("below", expm1(p, x, highest=0.0) * (op.gamma * op.alpha))
+    return apply("less", 0.0, x, x * op.gamma, below)
+
+
+def _softsign(p: ProgramBuilder, x: Value) -> Value:
+    x = p.bind("x", x)
+    return x / (apply("abs", x) + 1.0)
+
+
+def _thresholded(op: ThresholdedRelu, p: ProgramBuilder, x: Value) -> Value:
+    x = p.bind("x", x)
+    return apply("less", op.alpha, x, x, 0.0)
+
+
+def _shrink(op: Shrink, p: ProgramBuilder, x: Value) -> Value:
+    x = p.bind("x", x)
+    above = p.bind("above", apply("less", op.threshold, x, x - op.bias, 0.0))
+    return apply("less", x, -op.threshold, x + op.bias, above)
+
+
+def _prelu(p: ProgramBuilder, x: Value, slope: Value) -> Value:
+    x = p.bind("x", x)
+    return apply("less", x, 0.0, x * slope, x)
+
+
+def _sign(p: ProgramBuilder, x: Value) -> Value:
+    x = p.bind("x", x)
+    below = p.bind("below", apply("less", x, 0.0, -1.0, x))
+    return apply("less", 0.0, x, 1.0, below)
 
 
 def _is_nan(p: ProgramBuilder, x: Value) -> Value:
@@ -155,6 +196,31 @@ SCALAR: dict[type[Op], Scalar] = {
     Abs: lambda op, p, x: apply("abs", x),
     Neg: lambda op, p, x: -x,
     Exp: lambda op, p, x: exp(p, x),
+    Log: lambda op, p, x: functions.log(p, x),
+    Erf: lambda op, p, x: functions.erf(p, x),
+    Pow: lambda op, p, a, b: functions.power(p, a, b),
+    Sinh: lambda op, p, x: functions.sinh(p, x),
+    Cosh: lambda op, p, x: functions.cosh(p, x),
+    Asinh: lambda op, p, x: functions.asinh(p, x),
+    Acosh: lambda op, p, x: functions.acosh(p, x),
+    Atanh: lambda op, p, x: functions.atanh(p, x),
+    Asin: lambda op, p, x: functions.asin(p, x),
+    Acos: lambda op, p, x: functions.acos(p, x),
+    Atan: lambda op, p, x: functions.atan(p, x),
+    Floor: lambda op, p, x: apply("floor", x),
+    Ceil: lambda op, p, x: apply("ceil", x),
+    Round: lambda op, p, x: apply("round", x),
+    Sign: lambda op, p, x: _sign(p, x),
+    Reciprocal: lambda op, p, x: apply("div", 1.0, x),
+    Softplus: lambda op, p, x: functions.softplus(p, x),
+    Softsign: lambda op, p, x: _softsign(p, x),
+    Mish: lambda op, p, x: functions.mish(p, x),
+    Gelu: _gelu,
+    Celu: _celu,
+    Selu: _selu,
+    ThresholdedRelu: _thresholded,
+    Shrink: _shrink,
+    PRelu: lambda op, p, x, slope: _prelu(p, x, slope),
     Sqrt: lambda op, p, x: apply("sqrt", x),
     Add: lambda op, p, a, b: a + b,
     Sub: lambda op, p, a, b: a - b,
@@ -187,6 +253,25 @@ WORK: dict[type[Op], float] = {
     Tanh: 16.0,
     HardSigmoid: 4.0,
     HardSwish: 5.0,
+    Log: 18.0,
+    Erf: 30.0,
+    Pow: 70.0,
+    Sinh: 32.0,
+    Cosh: 25.0,
+    Asinh: 80.0,
+    Acosh: 75.0,
+    Atanh: 50.0,
+    Asin: 20.0,
+    Acos: 20.0,
+    Atan: 22.0,
+    Reciprocal: 10.0,
+    Softplus: 45.0,
+    Softsign: 11.0,
+    Mish: 18.0,
+    Gelu: 26.0,
+    Celu: 15.0,
+    Selu: 15.0,
+    Shrink: 4.0,
 }
 
 

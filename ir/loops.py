@@ -262,6 +262,12 @@ FUNCTIONS: dict[str, int] = {
     "max": 2,  # a if a > b else b: b where one of them is NaN
     "min": 2,  # a if a < b else b: b where one of them is NaN
     "maximum": 2,  # as np.maximum: NaN where one of them is NaN
+    "floor": 1,
+    "ceil": 1,
+    "round": 1,  # halves to the even number
+    "copysign": 2,  # |a| with the sign of b
+    "exponent": 1,  # the whole e with sqrt(1/2) <= x / 2 ** e < sqrt(2), for normal x > 0
+    "fraction": 1,  # x / 2 ** exponent(x)
     "less": 4,  # c if a < b else d
     "less_equal": 4,  # c if a <= b else d
     "equal": 4,  # c if a == b else d

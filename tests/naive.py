@@ -21,28 +21,36 @@ from cnnc.ir.op import Fusable, Op
 from cnnc.ir.ops import (
     AvgPool2d,
     BatchNorm,
+    BitShift,
     Border,
     Cast,
+    Celu,
     Clip,
     Concat,
     Conv2d,
     ConvTranspose2d,
     Coordinates,
+    Direction,
     Elu,
     Expand,
+    Gelu,
     GlobalPool2d,
     Interpolation,
     IsInf,
     LeakyRelu,
     MaxPool2d,
+    Mod,
     Pad,
     Resampling,
     Reshape,
     Resize,
     ResizedAxis,
     Rounding,
+    Selu,
+    Shrink,
     Slice,
     Softmax,
+    ThresholdedRelu,
     Tile,
     Transpose,
     Trilu,
@@ -478,6 +486,55 @@ def _extreme(pick: Callable[..., float]) -> Callable[..., float]:
     return lambda op, a, b: math.nan if math.isnan(a) or math.isnan(b) else pick(a, b)
 
 
+def _softplus(x: float) -> float:
+    return max(x, 0.0) + math.log1p(math.exp(-abs(x)))
+
+
+def _gelu(op: Op, x: float) -> float:
+    assert isinstance(op, Gelu)
+    if op.tanh:
+        return x * 0.5 * (1 + math.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+    return x * 0.5 * (1 + math.erf(x / math.sqrt(2)))
+
+
+def _selu(op: Op, x: float) -> float:
+    assert isinstance(op, Selu)
+    return op.gamma * (x if x > 0 else op.alpha * math.expm1(x))
+
+
+def _celu(op: Op, x: float) -> float:
+    assert isinstance(op, Celu)
+    return x if x > 0 else op.alpha * math.expm1(x / op.alpha)
+
+
+def _thresholded(op: Op, x: float) -> float:
+    assert isinstance(op, ThresholdedRelu)
+    return x if x > op.alpha else 0.0
+
+
+def _shrink(op: Op, x: float) -> float:
+    assert isinstance(op, Shrink)
+    return x + op.bias if x < -op.threshold else x - op.bias if x > op.threshold else 0.0
+
+
+def _mod(op: Op, a: float, b: float) -> float:
+    assert isinstance(op, Mod)
+    if math.isnan(a) or math.isnan(b) or math.isinf(a) or b == 0:
+        return math.nan
+    return math.fmod(a, b) if op.fmod else float(np.mod(a, b))
+
+
+def _shift(op: Op, a: float, b: float) -> float:
+    assert isinstance(op, BitShift)
+    factor = float(2 ** int(b))
+    return a * factor if op.direction is Direction.LEFT else a // factor
+
+
+def _numpy(function: Callable[..., float]) -> Callable[..., float]:
+    """NumPy's own function of one float64, which knows about NaN and Inf."""
+    return lambda op, *xs: function(*map(np.float64, xs))
+
+
 _ELEMENTS: Mapping[str, Callable[..., float]] = {
     "relu": lambda op, x: _clamp(x, 0, math.inf),
     "relu6": lambda op, x: _clamp(x, 0, 6),
@@ -493,6 +550,40 @@ _ELEMENTS: Mapping[str, Callable[..., float]] = {
     "neg": lambda op, x: -x,
     "exp": lambda op, x: np.exp(x),
     "sqrt": lambda op, x: math.nan if x < 0 else math.sqrt(x),
+    "log": _numpy(np.log),
+    "sin": _numpy(np.sin),
+    "cos": _numpy(np.cos),
+    "tan": _numpy(np.tan),
+    "asin": _numpy(np.arcsin),
+    "acos": _numpy(np.arccos),
+    "atan": _numpy(np.arctan),
+    "sinh": _numpy(np.sinh),
+    "cosh": _numpy(np.cosh),
+    "asinh": _numpy(np.arcsinh),
+    "acosh": _numpy(np.arccosh),
+    "atanh": _numpy(np.arctanh),
+    "floor": _numpy(np.floor),
+    "ceil": _numpy(np.ceil),
+    "round": _numpy(np.rint),
+    "sign": _numpy(np.sign),
+    "reciprocal": _numpy(np.reciprocal),
+    "erf": lambda op, x: math.erf(x),
+    "pow": _numpy(np.power),
+    "softplus": lambda op, x: _softplus(x),
+    "softsign": lambda op, x: x / (1 + abs(x)),
+    "mish": lambda op, x: x * math.tanh(_softplus(x)),
+    "gelu": _gelu,
+    "celu": _celu,
+    "selu": _selu,
+    "thresholded_relu": _thresholded,
+    "shrink": _shrink,
+    "prelu": lambda op, x, slope: slope * x if x < 0 else x,
+    "mod": _mod,
+    "bit_shift": _shift,
+    "bit_and": lambda op, a, b: int(a) & int(b),
+    "bit_or": lambda op, a, b: int(a) | int(b),
+    "bit_xor": lambda op, a, b: int(a) ^ int(b),
+    "bit_not": lambda op, x: ~int(x),
     "cast": _cast,
     "equal": lambda op, a, b: a == b,
     "less": lambda op, a, b: a < b,

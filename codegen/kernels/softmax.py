@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from math import prod
 from typing import ClassVar
 
+from cnnc.codegen.functions import exp
 from cnnc.codegen.kernels.rows import cut, repeat, walk, within
-from cnnc.codegen.scalar import exp
 from cnnc.ir.kernel import Kernel, Site
 from cnnc.ir.loops import Constant, Index, Program, ProgramBuilder, Reduce, Value, apply
 from cnnc.ir.ops import Softmax

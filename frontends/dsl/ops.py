@@ -126,6 +126,12 @@ class Elu(Settings):
     alpha: Number = 1.0
 
 
+class Gelu(Settings):
+    """`tanh` takes the approximation by tanh."""
+
+    tanh: Flag = False
+
+
 class Clip(Settings):
     """No less than `low` and no more than `high`."""
 
@@ -371,6 +377,20 @@ OPERATIONS: dict[str, Row] = {
     "hsigmoid": plain(ops.HardSigmoid()),
     "elu": Row(Elu, lambda s, x: Layer(ops.Elu(alpha=s.alpha))),
     "clip": Row(Clip, lambda s, x: Layer(ops.Clip(low=s.low, high=s.high))),
+    "softplus": plain(ops.Softplus()),
+    "softsign": plain(ops.Softsign()),
+    "mish": plain(ops.Mish()),
+    "gelu": Row(Gelu, lambda s, x: Layer(ops.Gelu(tanh=s.tanh))),
+    "celu": Row(Elu, lambda s, x: Layer(ops.Celu(alpha=s.alpha))),
+    "selu": plain(ops.Selu()),
+    "log": plain(ops.Log()),
+    "erf": plain(ops.Erf()),
+    "sin": plain(ops.Sin()),
+    "cos": plain(ops.Cos()),
+    "floor": plain(ops.Floor()),
+    "ceil": plain(ops.Ceil()),
+    "round": plain(ops.Round()),
+    "sign": plain(ops.Sign()),
     "abs": plain(ops.Abs()),
     "exp": plain(ops.Exp()),
     "sqrt": plain(ops.Sqrt()),
@@ -394,7 +414,7 @@ WORDS = frozenset({"same", "valid", *(mode.value for mode in (*ops.Resampling, *
 
 # What is planned and not there yet, with what to write meanwhile.
 PLANNED: dict[str, str] = dict.fromkeys(
-    "lrn prelu gelu resize crop split shuffle "
+    "lrn prelu resize crop split shuffle "
     "pixelshuffle matmul quantize dequantize normalize nms topk "
     "squash".split(),
     "",

@@ -16,31 +16,52 @@ from cnnc.ir.location import CnncError, Diagnostic
 from cnnc.ir.op import Fusable, Op
 from cnnc.ir.ops import (
     Abs,
+    Acos,
+    Acosh,
     Add,
+    And,
     ArgExtreme,
     ArgMax,
     ArgMin,
+    Asin,
+    Asinh,
+    Atan,
+    Atanh,
     AvgPool2d,
     BatchNorm,
+    BitAnd,
+    BitNot,
+    BitOr,
+    BitShift,
+    BitXor,
     Border,
+    Cast,
+    Ceil,
+    Celu,
     Clip,
     Concat,
     Conv2d,
     ConvNd,
     ConvTranspose2d,
     Coordinates,
+    Cos,
+    Cosh,
     CumSum,
     Dense,
     Div,
     Dropout,
     Elu,
+    Equal,
+    Erf,
     Exp,
     Expand,
     Filling,
     Flatten,
+    Floor,
     Gather,
     GatherElements,
     GatherND,
+    Gelu,
     GlobalAvgPool,
     GlobalMaxPool,
     GlobalPool2d,
@@ -49,17 +70,29 @@ from cnnc.ir.ops import (
     HardSwish,
     How,
     Interpolation,
+    IsInf,
+    IsNaN,
     LeakyRelu,
+    Less,
+    LessEqual,
+    Log,
     MatMul,
     Max,
     MaxPool2d,
     Min,
+    Mish,
+    Mod,
     Mul,
     Neg,
     NonZero,
     Normalize,
+    Not,
+    Or,
     Pad,
     Pointwise,
+    Pow,
+    PRelu,
+    Reciprocal,
     Reduction,
     Relu,
     Relu6,
@@ -68,24 +101,37 @@ from cnnc.ir.ops import (
     Resize,
     ResizedAxis,
     RoiAlign,
+    Round,
     ScatterElements,
     ScatterND,
+    Selu,
+    Shrink,
     Sigmoid,
+    Sign,
     Silu,
+    Sin,
+    Sinh,
     Slice,
     Softmax,
+    Softplus,
+    Softsign,
     Sqrt,
     Sub,
+    Tan,
     Tanh,
+    ThresholdedRelu,
     Tile,
     Transpose,
     Trilu,
     Upsample,
+    Where,
+    Xor,
 )
 from cnnc.ir.types import TensorType
 
 OPSET = 18
 NEWER_OPSET = 19  # for what `_is_newer` names
+GELU_OPSET = 20
 IR_VERSION = 10
 
 
@@ -340,6 +386,13 @@ def _roi_align(w: _Writer, op: RoiAlign, inputs: Sequence[str], y: str) -> None:
     )
 
 
+_GELU = {False: "none", True: "tanh"}
+
+
+def _cast(w: _Writer, op: Cast, inputs: Sequence[str], y: str) -> None:
+    w.add("Cast", inputs, y, to=w.onnx.helper.np_dtype_to_tensor_dtype(op.to.numpy))
+
+
 EXPORTERS: dict[type[Op], Exporter] = {
     Conv2d: _conv,
     ConvNd: _conv_nd,
@@ -373,6 +426,57 @@ EXPORTERS: dict[type[Op], Exporter] = {
     Abs: _simple("Abs"),
     Neg: _simple("Neg"),
     Exp: _simple("Exp"),
+    Log: _simple("Log"),
+    Sin: _simple("Sin"),
+    Cos: _simple("Cos"),
+    Tan: _simple("Tan"),
+    Asin: _simple("Asin"),
+    Acos: _simple("Acos"),
+    Atan: _simple("Atan"),
+    Sinh: _simple("Sinh"),
+    Cosh: _simple("Cosh"),
+    Asinh: _simple("Asinh"),
+    Acosh: _simple("Acosh"),
+    Atanh: _simple("Atanh"),
+    Floor: _simple("Floor"),
+    Ceil: _simple("Ceil"),
+    Round: _simple("Round"),
+    Sign: _simple("Sign"),
+    Reciprocal: _simple("Reciprocal"),
+    Erf: _simple("Erf"),
+    Pow: _simple("Pow"),
+    Softplus: _simple("Softplus"),
+    Softsign: _simple("Softsign"),
+    Mish: _simple("Mish"),
+    PRelu: _simple("PRelu"),
+    Equal: _simple("Equal"),
+    Less: _simple("Less"),
+    And: _simple("And"),
+    Or: _simple("Or"),
+    Xor: _simple("Xor"),
+    Not: _simple("Not"),
+    IsNaN: _simple("IsNaN"),
+    Where: _simple("Where"),
+    LessEqual: _simple("LessOrEqual"),
+    Gelu: lambda w, op, inputs, y: w.add("Gelu", inputs, y, approximate=_GELU[op.tanh]),
+    Celu: lambda w, op, inputs, y: w.add("Celu", inputs, y, alpha=op.alpha),
+    Selu: lambda w, op, inputs, y: w.add("Selu", inputs, y, alpha=op.alpha, gamma=op.gamma),
+    ThresholdedRelu: lambda w, op, inputs, y: w.add("ThresholdedRelu", inputs, y, alpha=op.alpha),
+    Shrink: lambda w, op, inputs, y: w.add("Shrink", inputs, y, lambd=op.threshold, bias=op.bias),
+    IsInf: lambda w, op, inputs, y: w.add(
+        "IsInf",
+        inputs,
+        y,
+        detect_negative=int(op.negative),
+        detect_positive=int(op.positive),
+    ),
+    Mod: lambda w, op, inputs, y: w.add("Mod", inputs, y, fmod=int(op.fmod)),
+    BitAnd: _simple("BitwiseAnd"),
+    BitOr: _simple("BitwiseOr"),
+    BitXor: _simple("BitwiseXor"),
+    BitNot: _simple("BitwiseNot"),
+    BitShift: lambda w, op, inputs, y: w.add("BitShift", inputs, y, direction=op.direction.name),
+    Cast: _cast,
     Sqrt: _simple("Sqrt"),
     Add: _simple("Add"),
     Sub: _simple("Sub"),
@@ -444,12 +548,19 @@ def export_onnx(graph: Graph) -> Any:
         outputs,
         [*weights, *writer.constants],
     )
-    newer = any(_is_newer(node.op) for node in graph.nodes)
-    opset = [helper.make_opsetid("", NEWER_OPSET if newer else OPSET)]
+    ops = [op for node in graph.nodes for op, _, _ in _steps(writer, node)]
+    opset = [helper.make_opsetid("", max(map(_since, ops), default=OPSET))]
     model = helper.make_model(body, opset_imports=opset, ir_version=IR_VERSION)
     model.producer_name = "cnnc"
     checker.check_model(model)
     return model
+
+
+def _since(op: Op) -> int:
+    """The opset that the op's form needs."""
+    if isinstance(op, Gelu):
+        return GELU_OPSET
+    return NEWER_OPSET if _is_newer(op) else OPSET
 
 
 def _is_newer(op: Op) -> bool:

@@ -197,13 +197,16 @@ class Mul(Binary):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Div(Binary):
-    """`a / b` with broadcasting. Source: ONNX Div-14 (floating point)."""
+    """`a / b` with broadcasting; of whole numbers towards zero. Source: ONNX Div-14."""
 
     name: ClassVar[str] = "div"
 
     def evaluate(self, a: Array, b: Array) -> Array:
         with np.errstate(divide="ignore", invalid="ignore"):
-            return np.asarray(np.divide(a, b))
+            if a.dtype.kind == "f":
+                return np.asarray(np.divide(a, b))
+            floor = np.floor_divide(a, b)
+            return np.asarray(floor + ((floor < 0) & (floor * b != a)), a.dtype)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,26 +9,45 @@ import numpy as np
 import pytest
 from kernel_harness import Floats, run_program
 
+from cnnc.codegen.functions import exp
 from cnnc.codegen.interpret import interpret
-from cnnc.codegen.scalar import SCALAR, emit_scalar, exp
+from cnnc.codegen.scalar import SCALAR, emit_scalar
 from cnnc.ir.loops import Program, ProgramBuilder
 from cnnc.ir.op import Array, Binary, Elementwise, Unary
 from cnnc.ir.ops import (
     OPS,
+    Acos,
+    Acosh,
     And,
+    Asin,
+    Asinh,
+    Atan,
+    Atanh,
     Cast,
+    Celu,
     Clip,
+    Cosh,
     Elu,
     Equal,
+    Erf,
     Exp,
+    Gelu,
     IsInf,
     LeakyRelu,
+    Log,
     Logical,
+    Mish,
     Not,
     Or,
+    Pow,
+    Selu,
+    Shrink,
     Sigmoid,
     Silu,
+    Sinh,
+    Softplus,
     Tanh,
+    ThresholdedRelu,
     Where,
     Xor,
 )
@@ -37,7 +56,16 @@ from cnnc.ir.types import DType, TensorType
 LANES = 16
 TINY = float(np.finfo(np.float32).tiny)
 # Op -> the most it may be off, in ulp of the true value; the others round as NumPy does.
-ULP: dict[type[Elementwise], float] = {Sigmoid: 3.0, Tanh: 3.0, Silu: 3.0, Elu: 3.0, Exp: 1.0}
+ULP: dict[type[Elementwise], float] = {
+    **dict.fromkeys((Sigmoid, Tanh, Silu, Elu), 3.0),
+    Exp: 1.0,
+    **dict.fromkeys((Log, Erf, Pow, Softplus, Mish, Gelu, Celu, Selu), 4.0),
+    **dict.fromkeys((Sinh, Cosh, Asinh, Acosh, Atanh, Asin, Acos, Atan), 4.0),
+}
+
+# What exp gives below 1.7e-38 is zero. A sigmoid below the smallest normal number may be zero, too;
+# silu and mish multiply by x. In units of the smallest normal number:
+_FLOORS: dict[type[Elementwise], float] = {Silu: 90, Mish: 180, Exp: 2, Softplus: 2}
 
 SPECIAL = np.array(
     [0.0, -0.0, 1, -1, 0.5, 3, -3, 6, -6, 0.625, -0.625, 1e-30, -1e-30, 1e-10, -1e-10]
@@ -55,6 +83,10 @@ UNARY: list[Unary] = [
     Cast(to=DType.BOOL),
     Cast(to=DType.F32),
     IsInf(negative=False),
+    Gelu(tanh=True),
+    Celu(alpha=0.3),
+    ThresholdedRelu(alpha=-0.5),
+    Shrink(threshold=1.5, bias=0.3),
     IsInf(positive=False),
     IsInf(negative=False, positive=False),
 ]
@@ -101,7 +133,7 @@ def sweep() -> Floats:
     return np.concatenate([spread[normal | (spread == 0)], near, edges, -edges, SPECIAL])
 
 
-def check_ulp(found: Floats, truth: np.ndarray, ulp: float, floor: float) -> None:
+def check_ulp(found: Floats, truth: np.ndarray, ulp: float, floor: float | Array) -> None:
     """`found` is within `ulp` of the float64 `truth`, or both are below `floor`; NaN, Inf alike."""
     with np.errstate(over="ignore"):
         rounded = truth.astype(np.float32)
@@ -136,9 +168,9 @@ def test_unary_over_all_magnitudes(op: Unary) -> None:
     found = run(op, [x])
     with np.errstate(all="ignore"):
         if type(op) in ULP:
-            # A sigmoid below the smallest normal number may be zero; silu multiplies it by x.
-            # What exp gives below 1.7e-38 is zero.
-            floor = TINY * (90 if isinstance(op, Silu) else 2 if isinstance(op, Exp) else 1)
+            floor: float | Array = TINY * _FLOORS.get(type(op), 1)
+            if isinstance(op, Gelu):  # as exact as 1 + erf in float32
+                floor = np.float32(2e-7) * np.abs(x[np.isfinite(x)])
             check_ulp(found, op.evaluate(x.astype(np.float64)), ULP[type(op)], floor)
         else:
             np.testing.assert_array_equal(found, op.evaluate(x))
@@ -152,7 +184,12 @@ def test_binary_over_all_pairs(op: Binary) -> None:
     a, b = (m.reshape(-1) for m in np.meshgrid(values, values))
     with np.errstate(all="ignore"):
         expected = op.evaluate(a, b)
-    np.testing.assert_array_equal(run(op, [a, b]), expected)
+    if type(op) in ULP:
+        with np.errstate(all="ignore"):
+            truth = op.evaluate(a.astype(np.float64), b.astype(np.float64))
+        check_ulp(run(op, [a, b]), truth, ULP[type(op)], TINY)
+    else:
+        np.testing.assert_array_equal(run(op, [a, b]), expected)
 
 
 @pytest.mark.parametrize("op", TRUTHS, ids=str)

@@ -11,24 +11,30 @@ from cnnc.frontends.onnx.call import Call, Unsupported
 from cnnc.ir.op import Binary, Op, Unary
 from cnnc.ir.ops import (
     Add,
+    Cast,
+    Celu,
     Clip,
     Div,
     Elu,
+    Gelu,
     HardSigmoid,
     LeakyRelu,
     Max,
     Min,
+    Mod,
     Mul,
+    Pow,
     Relu,
     Relu6,
+    Selu,
+    Shrink,
     Sigmoid,
     Silu,
     Sqrt,
+    ThresholdedRelu,
 )
 
 Converter = Callable[[Call], None]
-
-_SELU_ALPHA, _SELU_GAMMA = 1.6732632423543772, 1.0507009873554805
 
 
 def simple(op: Op) -> Converter:
@@ -36,7 +42,7 @@ def simple(op: Op) -> Converter:
     return lambda call: call.result(op, *call.operands())
 
 
-def with_alpha(op: type[LeakyRelu] | type[Elu], default: float) -> Converter:
+def with_alpha(op: type[LeakyRelu | Elu | Celu | ThresholdedRelu], default: float) -> Converter:
     """A unary op with the attribute `alpha`."""
     return lambda call: call.result(op(alpha=call.real("alpha", default)), call.operand(0))
 
@@ -73,7 +79,7 @@ def clip(call: Call) -> None:
         low, high = (v if abs(v) < most else inf * np.sign(v) for v in bounds)
         return call.result(_clip(low, high), x)
     bound = [not call.given(i) or call.is_known(i) for i in (1, 2)]
-    if all(bound):
+    if all(bound) and call.type(x).dtype.is_float:
         low = call.number(1) if call.given(1) else -inf
         high = call.number(2) if call.given(2) else inf
         return call.result(_clip(low, high), x)
@@ -102,16 +108,27 @@ def hard_sigmoid(call: Call) -> None:
 
 def selu(call: Call) -> None:
     """Selu: gamma * elu(x)."""
-    alpha, gamma = call.real("alpha", _SELU_ALPHA), call.real("gamma", _SELU_GAMMA)
-    y = call.add(Elu(alpha=alpha), call.operand(0))
-    call.result(Mul(), y, call.scalar("gamma", gamma, y))
+    alpha, gamma = call.real("alpha", Selu().alpha), call.real("gamma", Selu().gamma)
+    call.result(Selu(alpha=alpha, gamma=gamma), call.operand(0))
 
 
-def prelu(call: Call) -> None:
-    """PRelu: max(x, 0) + slope * min(x, 0)."""
-    x, slope = call.operand(0), call.operand(1)
-    below = call.add(Min(), x, call.scalar("zero", 0, x))
-    call.result(Add(), call.add(Relu(), x), call.add(Mul(), below, slope))
+def gelu(call: Call) -> None:
+    """Gelu, exact or by tanh."""
+    how = call.word("approximate", "none")
+    if how not in ("none", "tanh"):
+        raise Unsupported(f"approximate={how} is not known, only none and tanh")
+    call.result(Gelu(tanh=how == "tanh"), call.operand(0))
+
+
+def shrink(call: Call) -> None:
+    """Shrink: towards zero by `bias`, all the way within `lambd`."""
+    threshold, bias = call.real("lambd", 0.5), call.real("bias", 0.0)
+    call.result(Shrink(threshold=threshold, bias=bias), call.operand(0))
+
+
+def modulo(call: Call) -> None:
+    """Mod: the sign is the divisor's, or the dividend's with `fmod`."""
+    call.result(Mod(fmod=call.flag("fmod")), call.operand(0), call.operand(1))
 
 
 def swish(call: Call) -> None:
@@ -123,22 +140,24 @@ def swish(call: Call) -> None:
     return call.result(Mul(), x, gate)
 
 
-def reciprocal(call: Call) -> None:
-    """Reciprocal: 1 / x."""
-    x = call.operand(0)
-    call.result(Div(), call.scalar("one", 1, x), x)
-
-
 def power(call: Call) -> None:
-    """Pow with a constant exponent of 0.5, 1, 2 or 3."""
+    """Pow; small whole exponents and 0.5 are products and roots."""
     x = call.operand(0)
-    exponent = call.number(1)
+    exponent = call.number(1) if _is_number(call, 1) else None
     if exponent == 1:
         return call.alias(x)
-    if exponent == 0.5:
+    if exponent == 0.5 and call.type(x).dtype.is_float:
         return call.result(Sqrt(), x)
     if exponent == 2:
         return call.result(Mul(), x, x)
     if exponent == 3:
         return call.result(Mul(), call.add(Mul(), x, x), x)
-    raise Unsupported(f"exponent {exponent:g}, only 0.5, 1, 2 and 3")
+    power = call.operand(1)
+    if call.type(x).dtype.is_float and call.type(power).dtype is not call.type(x).dtype:
+        power = call.add(Cast(to=call.type(x).dtype), power)
+    return call.result(Pow(), x, power)
+
+
+def _is_number(call: Call, index: int) -> bool:
+    """Whether an input is one known number that broadcasting does not enlarge the other by."""
+    return call.is_known(index) and call.known(index).size == 1 and call.known(index).ndim == 0

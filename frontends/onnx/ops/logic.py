@@ -7,7 +7,7 @@ from collections.abc import Callable
 from cnnc.frontends.onnx.call import Call, Unsupported
 from cnnc.frontends.onnx.tensors import element_name, element_type
 from cnnc.ir.op import Op
-from cnnc.ir.ops import Cast, IsInf
+from cnnc.ir.ops import BitShift, Cast, Direction, IsInf
 from cnnc.ir.types import DType
 
 _HELP = "export the model with float32, or with whole numbers that NumPy has"
@@ -46,3 +46,12 @@ def is_inf(call: Call) -> None:
     negative = call.flag("detect_negative", True)
     positive = call.flag("detect_positive", True)
     call.result(IsInf(negative=negative, positive=positive), call.operand(0))
+
+
+def bit_shift(call: Call) -> None:
+    """BitShift, to the left or to the right."""
+    direction = call.word("direction")
+    if direction not in ("LEFT", "RIGHT"):
+        raise Unsupported(f"direction={direction} is not known, only LEFT and RIGHT")
+    op = BitShift(direction=Direction[direction])
+    call.result(op, call.operand(0), call.operand(1))

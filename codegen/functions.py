@@ -1,0 +1,329 @@
+"""Functions of real numbers on vectors: logarithms, powers, hyperbolic and inverse functions.
+
+Polynomials are fitted for the least relative error on the interval that is left after reduction.
+Numbers below the smallest normal one count as zero. NaN and Inf come out as NumPy's do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import inf, nan
+
+from cnnc.ir.loops import Constant, ProgramBuilder, Value, apply, fma
+
+ROUNDER = 12582912.0  # 1.5 * 2 ** 23: adding and subtracting it rounds to a whole number
+LN2_HIGH, LN2_LOW = 0.693359375, -2.12194440e-4  # their sum is ln(2) beyond float32
+EXP_LOWEST = -86.98  # exp of less is zero; here and above the scaling stays a normal number
+TINY = 1.17549435e-38  # the smallest normal number
+LARGE = 4096.0  # 1 + x ** 2 is x ** 2 from here on
+HALF_PI, HALF_PI_LOW = 1.57079637, -4.37113883e-8
+LOG2E, LOG2E_LOW = 1.44269502, 1.92596299e-8
+# e ** r = 1 + r + r ** 2 * (this), fitted for the least relative error: 4e-9.
+EXP_SERIES = (1.38145394e-3, 8.36874545e-3, 4.16683890e-2, 1.66665211e-1, 4.99999940e-1)
+# 2 ** r = 1 + r * (this), |r| <= 1 / 2: 2e-9.
+EXP2_SERIES = (
+    1.54758978e-4,
+    1.34002836e-3,
+    9.61800572e-3,
+    5.5503279e-2,
+    2.40226507e-1,
+    0.693147182,
+)
+# log(1 + f) = f - f ** 2 / 2 + f ** 3 * (this), sqrt(1/2) <= 1 + f <= sqrt(2): 8e-10.
+LOG_SERIES = (
+    *(0.0674660131, -0.116756409, 0.118881747, -0.124055915, 0.142195508),
+    *(-0.166679963, 0.200021192, -0.250000089, 0.333333135),
+)
+# log((1 + s) / (1 - s)) = 2 * s + s ** 3 * (this of s ** 2), |s| <= 0.172: 1e-11.
+LOG_RATIO = (0.235851765, 0.285371572, 0.400003374, 0.666666627)
+# erf(x) = x + x * (this of x ** 2), |x| <= 1: 1e-9.
+ERF_NEAR = (
+    *(7.85385782e-05, -0.000801019254, 0.00518832775, -0.026853811),
+    *(0.112835854, -0.37612626, 0.128379166),
+)
+# 1 - erf(x) = exp(-x * (this)), 0.95 <= x <= 4: 6e-10 of erf.
+ERF_FAR = (
+    *(1.23395257e-05, -0.000333960983, 0.0036881112, -0.0238592792),
+    *(0.106350571, 0.635082006, 1.12866569),
+)
+# 1 - erf(x / sqrt(2)) = exp(-x * (this)), 0 <= x <= 6: 1e-9 absolute.
+NORMAL_TAIL = (
+    *(-3.5549246e-07, 6.62669572e-06, -5.19681453e-05, 0.000197095433, -1.03918164e-05),
+    *(-0.00480428524, 0.0363450088, 0.318308055, 0.797884703),
+)
+# atan(x) = x + x ** 3 * (this of x ** 2), |x| <= 1: 2e-9.
+ATAN_SERIES = (
+    *(-0.00182718469, 0.0110643152, -0.0314554684, 0.0582343191, -0.084194459),
+    *(0.109575719, -0.142652452, 0.199986383, -0.333333015),
+)
+# asin(x) = x + x ** 3 * (this of x ** 2), |x| <= 1/2: 5e-9.
+ASIN_SERIES = (0.0422185473, 0.0241476111, 0.045477096, 0.0749524161, 0.166667536)
+# sinh(x) = x + x ** 3 * (this of x ** 2), |x| <= 1: 6e-11.
+SINH_SERIES = (2.81743974e-06, 0.000198360663, 0.00833335053, 0.166666672)
+
+
+def horner(coefficients: Sequence[float], x: Value) -> Value:
+    """The polynomial with these coefficients, that of the highest power first."""
+    series: Value = Constant(x.lanes, coefficients[0])
+    for coefficient in coefficients[1:]:
+        series = fma(series, x, Constant(x.lanes, coefficient))
+    return series
+
+
+def odd(p: ProgramBuilder, coefficients: Sequence[float], x: Value) -> Value:
+    """x + x ** 3 * (the polynomial of x ** 2)."""
+    x = p.bind("x", x)
+    square = p.bind("square", x * x)
+    return fma(p.bind("cube", x * square), horner(coefficients, square), x)
+
+
+# -- exponentials ----------------------------------------------------------------------------------
+
+
+def exp(p: ProgramBuilder, x: Value) -> Value:
+    """e ** x."""
+    x = p.bind("x", x)
+    n, rest = reduce_exp(p, x)
+    # 2 ** n as 2 * 2 ** (n - 1): n reaches 128 just below overflow, and -125 at the low end.
+    scaled = p.bind("e", (rest + 1.0) * 2.0 * apply("pow2", n - 1.0))
+    low = p.bind("e", apply("less", x, EXP_LOWEST, 0.0, scaled))
+    return apply("less", 88.72284, x, inf, low)
+
+
+def expm1(p: ProgramBuilder, x: Value, highest: float) -> Value:
+    """e ** x - 1 without the cancellation near zero, x taken for at most `highest` (< 88)."""
+    n, rest = reduce_exp(p, p.bind("x", x), highest)
+    power = p.bind("power", apply("pow2", n))
+    return fma(p.bind("rest", rest), power, power - 1.0)
+
+
+def reduce_exp(p: ProgramBuilder, x: Value, highest: float = 88.8) -> tuple[Value, Value]:
+    """(n, q) with e ** x = 2 ** n * (1 + q) for a whole n, |q| < 0.42; x is kept in range."""
+    clamped = p.bind("x", apply("min", highest, apply("max", EXP_LOWEST, x)))
+    n = p.bind("n", (clamped * 1.4426950408889634 + ROUNDER) - ROUNDER)
+    r = p.bind(
+        "r", fma(n, Constant(n.lanes, -LN2_LOW), fma(n, Constant(n.lanes, -LN2_HIGH), clamped))
+    )
+    return n, fma(horner(EXP_SERIES, r), p.bind("rr", r * r), r)
+
+
+def _half_exp(p: ProgramBuilder, x: Value) -> Value:
+    """e ** x / 2 for x >= 0, which overflows later than e ** x does."""
+    n, rest = reduce_exp(p, x, highest=89.5)
+    return (rest + 1.0) * 2.0 * apply("pow2", n - 2.0)
+
+
+def sinh(p: ProgramBuilder, x: Value) -> Value:
+    """Hyperbolic sine: an odd polynomial below 1, else (e ** x - e ** -x) / 2."""
+    x = p.bind("x", x)
+    size = p.bind("size", apply("abs", x))
+    half = p.bind("half", _half_exp(p, size))
+    far = apply("copysign", half - apply("div", 0.25, half), x)
+    return apply("less", size, 1.0, odd(p, SINH_SERIES, x), far)
+
+
+def cosh(p: ProgramBuilder, x: Value) -> Value:
+    """Hyperbolic cosine."""
+    half = p.bind("half", _half_exp(p, apply("abs", x)))
+    return half + apply("div", 0.25, half)
+
+
+# -- logarithms ------------------------------------------------------------------------------------
+
+
+def log(p: ProgramBuilder, x: Value, more: Value | None = None) -> Value:
+    """The natural logarithm, plus a small `more`."""
+    x = p.bind("x", x)
+    e = p.bind("e", apply("exponent", x))
+    f = p.bind("f", apply("fraction", x) - 1.0)
+    square = p.bind("square", f * f)
+    tail = fma(p.bind("cube", f * square), horner(LOG_SERIES, f), e * LN2_LOW)
+    tail = p.bind("tail", tail if more is None else tail + more)
+    near = fma(square, Constant(x.lanes, -0.5), tail) + f
+    value = p.bind("log", fma(e, Constant(x.lanes, LN2_HIGH), near))
+    bounded = p.bind("log", apply("less", x, inf, value, x))
+    below = p.bind("log", apply("less", x, 0.0, nan, -inf))
+    return apply("less", x, TINY, below, bounded)
+
+
+def log1p(p: ProgramBuilder, u: Value) -> Value:
+    """log(1 + u) for u >= 0, without the cancellation near zero; NaN below -1."""
+    u = p.bind("u", u)
+    v = p.bind("v", u + 1.0)
+    lost = p.bind("lost", (u - (v - 1.0)) / v)
+    return log(p, v, p.bind("lost", apply("less", u, inf, lost, 0.0)))
+
+
+def softplus(p: ProgramBuilder, x: Value) -> Value:
+    """log(1 + e ** x)."""
+    x = p.bind("x", x)
+    power = exp(p, -apply("abs", x))
+    # max gives its second argument where one is NaN.
+    return apply("max", 0.0, x) + log1p(p, power)
+
+
+def asinh(p: ProgramBuilder, x: Value) -> Value:
+    """Inverse hyperbolic sine: log(|x| + sqrt(x ** 2 + 1)) with the sign of x."""
+    x = p.bind("x", x)
+    size = p.bind("size", apply("abs", x))
+    square = p.bind("square", size * size)
+    root = apply("sqrt", square + 1.0)
+    near = log1p(p, size + square / (root + 1.0))
+    near, far = p.bind("near", near), log(p, size) + 0.693147181
+    return apply("copysign", apply("less", size, LARGE, near, far), x)
+
+
+def acosh(p: ProgramBuilder, x: Value) -> Value:
+    """Inverse hyperbolic cosine: log(x + sqrt(x ** 2 - 1))."""
+    x = p.bind("x", x)
+    t = p.bind("t", x - 1.0)
+    near = log1p(p, t + apply("sqrt", t * (t + 2.0)))
+    near, far = p.bind("near", near), log(p, x) + 0.693147181
+    value = p.bind("value", apply("less", x, LARGE, near, far))
+    return apply("less", x, 1.0, nan, value)
+
+
+def atanh(p: ProgramBuilder, x: Value) -> Value:
+    """Inverse hyperbolic tangent: log((1 + |x|) / (1 - |x|)) / 2 with the sign of x."""
+    x = p.bind("x", x)
+    size = p.bind("size", apply("abs", x))
+    value = log1p(p, (size * 2.0) / (Constant(x.lanes, 1.0) - size)) * 0.5
+    # Above 1 the logarithm's operand is negative, and at Inf NaN.
+    return apply("copysign", value, x)
+
+
+# -- inverse trigonometric functions ---------------------------------------------------------------
+
+
+def atan(p: ProgramBuilder, x: Value) -> Value:
+    """Inverse tangent; of 1 / x where x is above 1."""
+    x = p.bind("x", x)
+    size = p.bind("size", apply("abs", x))
+    z = apply("less", 1.0, size, apply("div", 1.0, size), size)
+    near = p.bind("near", odd(p, ATAN_SERIES, z))
+    far = (Constant(x.lanes, HALF_PI) - near) + HALF_PI_LOW
+    return apply("copysign", apply("less", 1.0, size, far, near), x)
+
+
+def _asin(p: ProgramBuilder, size: Value) -> Value:
+    """asin of |x| <= 1/2, of larger |x| asin(sqrt((1 - |x|) / 2)), which is acos(|x|) / 2."""
+    half = p.bind("half", (Constant(size.lanes, 1.0) - size) * 0.5)
+    z = p.bind("z", apply("less", 0.5, size, apply("sqrt", half), size))
+    square = p.bind("square", apply("less", 0.5, size, half, size * size))
+    return fma(p.bind("cube", z * square), horner(ASIN_SERIES, square), z)
+
+
+def asin(p: ProgramBuilder, x: Value) -> Value:
+    """Inverse sine."""
+    x = p.bind("x", x)
+    size = p.bind("size", apply("abs", x))
+    near = p.bind("near", _asin(p, size))
+    far = fma(near, Constant(x.lanes, -2.0), Constant(x.lanes, HALF_PI)) + HALF_PI_LOW
+    return apply("copysign", apply("less", 0.5, size, far, near), x)
+
+
+def acos(p: ProgramBuilder, x: Value) -> Value:
+    """Inverse cosine."""
+    x = p.bind("x", x)
+    size = p.bind("size", apply("abs", x))
+    part = p.bind("part", _asin(p, size))
+    twice = p.bind("twice", part * 2.0)
+    turned = (Constant(x.lanes, 2 * HALF_PI) - twice) + 2 * HALF_PI_LOW
+    far = apply("less", x, 0.0, turned, twice)
+    near = (Constant(x.lanes, HALF_PI) - apply("copysign", part, x)) + HALF_PI_LOW
+    return apply("less", 0.5, size, far, near)
+
+
+# -- error function and powers ---------------------------------------------------------------------
+
+
+def erf(p: ProgramBuilder, x: Value) -> Value:
+    """The error function: an odd polynomial near zero, else 1 - exp(a polynomial)."""
+    x = p.bind("x", x)
+    # min gives its second argument where one is NaN.
+    size = p.bind("size", apply("min", 4.0, apply("abs", x)))
+    near = p.bind("near", fma(horner(ERF_NEAR, p.bind("square", size * size)), x, x))
+    far = Constant(x.lanes, 1.0) - exp(p, -(size * horner(ERF_FAR, size)))
+    return apply("less", size, 0.97, near, apply("copysign", far, x))
+
+
+def gelu(p: ProgramBuilder, x: Value) -> Value:
+    """x times the normal distribution function, whose tail is exp of a polynomial."""
+    x = p.bind("x", x)
+    size = p.bind("size", apply("abs", x))
+    series = horner(NORMAL_TAIL, p.bind("short", apply("min", 6.0, size)))
+    tail = p.bind("tail", exp(p, -(size * series)) * 0.5)
+    return x * apply("less", x, 0.0, tail, Constant(x.lanes, 1.0) - tail)
+
+
+def mish(p: ProgramBuilder, x: Value) -> Value:
+    """x * tanh(log(1 + e)) = x * n / (n + 2) with e = exp(x), n = e * (e + 2)."""
+    x = p.bind("x", x)
+    e = p.bind("e", exp(p, apply("min", 20.0, x)))
+    n = p.bind("n", e * (e + 2.0))
+    return x * (n * apply("reciprocal", n + 2.0))
+
+
+def power(p: ProgramBuilder, a: Value, b: Value) -> Value:
+    """a ** b: 2 ** (b * log2(|a|)) with the logarithm in two numbers, then the special cases."""
+    a, b = p.bind("a", a), p.bind("b", b)
+    size = p.bind("size", apply("abs", a))
+    high, low = _log2(p, size)
+    z = p.bind("z", b * high)
+    more = p.bind("more", fma(b, low, fma(b, high, -z)))
+    kept = p.bind("z", apply("min", 150.0, apply("max", -150.0, z)))
+    n = p.bind("n", (kept + ROUNDER) - ROUNDER)
+    # Beyond 150 the result is zero or infinite, and the small part may be NaN.
+    rest = apply("less", apply("abs", z), 150.0, (kept - n) + more, 0.0)
+    rest = p.bind("rest", rest)
+    first = p.bind("first", (n * 0.5 + ROUNDER) - ROUNDER)
+    scaled = fma(horner(EXP2_SERIES, rest), rest, Constant(a.lanes, 1.0))
+    value = p.bind("value", scaled * apply("pow2", first) * apply("pow2", n - first))
+    return _power_special(p, a, b, size, value)
+
+
+def _log2(p: ProgramBuilder, x: Value) -> tuple[Value, Value]:
+    """log2 of a normal number as the sum of two: 2 ** -30 of it."""
+    e = p.bind("e", apply("exponent", x))
+    m = p.bind("m", apply("fraction", x))
+    f, den = p.bind("f", m - 1.0), p.bind("den", m + 1.0)
+    s = p.bind("s", f / den)
+    off = p.bind("off", fma(-s, den, f) - s * (m - (den - 1.0)))
+    lost = p.bind("lost", off / den)
+    square = p.bind("square", s * s)
+    tail = fma(p.bind("cube", s * square), horner(LOG_RATIO, square), lost * 2.0)
+    twice = p.bind("twice", s * 2.0)
+    factor = Constant(x.lanes, LOG2E)
+    first = p.bind("first", fma(twice, factor, e))
+    small = fma(tail, factor, twice * LOG2E_LOW)
+    second = p.bind("second", fma(twice, factor, e - first) + small)
+    high = p.bind("high", first + second)
+    return high, p.bind("low", (first - high) + second)
+
+
+def _power_special(p: ProgramBuilder, a: Value, b: Value, size: Value, value: Value) -> Value:
+    """What the formula cannot give: zero, Inf and negative bases, NaN, and powers that are 1."""
+
+    def pick(function: str, left: Value | float, right: Value | float, then: Value | float) -> None:
+        nonlocal value
+        value = p.bind("value", apply(function, left, right, then, value))
+
+    falls = p.bind("falls", apply("less", b, 0.0, 1.0, 0.0))
+    pick("less", size, TINY, apply("equal", falls, 0.0, 0.0, inf))
+    pick("equal", size, inf, apply("equal", falls, 0.0, inf, 0.0))
+    pick("equal", size, 1.0, 1.0)
+    whole = p.bind("whole", apply("equal", apply("round", b), b, 1.0, 0.0))
+    half = p.bind("half", b * 0.5)
+    even = p.bind("even", apply("equal", apply("round", half), half, 1.0, 0.0))
+    turned = p.bind("turned", apply("equal", even, 0.0, -value, value))
+    # A fraction as power of a negative number is NaN, but of zero and Inf as of their size.
+    ordinary = apply("less", size, TINY, 0.0, apply("less", size, inf, 1.0, 0.0))
+    broken = p.bind("broken", apply("equal", ordinary, 0.0, value, nan))
+    turned = p.bind("turned", apply("equal", whole, 0.0, broken, turned))
+    negative = apply("less", apply("copysign", 1.0, a), 0.0, turned, value)
+    value = p.bind("value", negative)
+    value = p.bind("value", apply("equal", a, a, value, a))
+    value = p.bind("value", apply("equal", b, b, value, b))
+    pick("equal", a, 1.0, 1.0)
+    pick("equal", b, 0.0, 1.0)
+    return value
