@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnnc.ir.op import Op
-from cnnc.ir.ops import ConvNd, MatMul, MaxPoolPlaces, MaxUnpool
+from cnnc.ir.ops import ConvNd, Dequantize, MatMul, MaxPoolPlaces, MaxUnpool, Quantize
 
 Doubles = NDArray[np.float64]
 
@@ -78,9 +78,54 @@ def _max_unpool(op: Op, x: Doubles, places: Doubles) -> Doubles:
     return y.reshape(op.shape)
 
 
+def _parameter(op: Op, array: Doubles, place: tuple[int, ...]) -> float:
+    """The scale or the zero point of the element at a place."""
+    assert isinstance(op, Quantize | Dequantize)
+    if array.ndim == 0:
+        return float(array)
+    if not op.block:
+        return float(array[place[op.axis]])
+    at = list(place)
+    at[op.axis] //= op.block
+    return float(array[tuple(at)])
+
+
+def _quantize(op: Op, x: Doubles, scale: Doubles, zero: Doubles | None = None) -> Doubles:
+    assert isinstance(op, Quantize)
+    y, bounds = np.zeros(x.shape), np.iinfo(op.to.value)
+    for place in np.ndindex(x.shape):
+        point = 0.0 if zero is None else _parameter(op, zero, place)
+        # In float32, in which halves arise.
+        steps = np.rint(np.float32(x[place]) / np.float32(_parameter(op, scale, place)))
+        y[place] = point if np.isnan(steps) else min(max(steps + point, bounds.min), bounds.max)
+    return y
+
+
+def _dequantize(op: Op, x: Doubles, scale: Doubles, zero: Doubles | None = None) -> Doubles:
+    y = np.zeros(x.shape)
+    for place in np.ndindex(x.shape):
+        point = 0.0 if zero is None else _parameter(op, zero, place)
+        y[place] = (x[place] - point) * _parameter(op, scale, place)
+    return y
+
+
+def _dynamic_scale(op: Op, x: Doubles) -> Doubles:
+    return np.asarray((np.max([0.0, *x.flat]) - np.min([0.0, *x.flat])) / 255)
+
+
+def _dynamic_zero(op: Op, x: Doubles, scale: Doubles) -> Doubles:
+    zero = np.rint(-np.min([0.0, *x.flat]) / scale)
+    return np.asarray(0.0 if np.isnan(zero) else min(max(zero, 0), 255))
+
+
 LINEAR: Mapping[str, Callable[..., Any]] = {
     "matmul": _matmul,
     "conv": _conv_nd,
     "max_pool_places": _max_pool_places,
     "max_unpool": _max_unpool,
+    "quantize": _quantize,
+    "dequantize": _dequantize,
+    "centre": lambda op, x, zero=0.0: x - zero,
+    "dynamic_scale": _dynamic_scale,
+    "dynamic_zero": _dynamic_zero,
 }

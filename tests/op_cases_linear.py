@@ -8,8 +8,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cnnc.ir.op import Op
-from cnnc.ir.ops import ConvNd, MatMul, MaxPoolPlaces, MaxUnpool
+from cnnc.ir.op import Array, Op
+from cnnc.ir.ops import (
+    Centre,
+    ConvNd,
+    Dequantize,
+    DynamicScale,
+    DynamicZero,
+    MatMul,
+    MaxPoolPlaces,
+    MaxUnpool,
+    Quantize,
+)
+from cnnc.ir.types import DType
 
 if TYPE_CHECKING:
     from op_cases import Case, _Draw
@@ -72,9 +83,60 @@ def _max_unpool(d: _Draw) -> Case:
     return MaxUnpool(shape=result), (d.normal(*shape), places.astype(np.int64))
 
 
+def _scaled(d: _Draw) -> tuple[dict[str, int], tuple[int, ...], tuple[int, ...]]:
+    """(attributes, shape of x, shape of its scale)."""
+    shape = (d.batch(), d.integer(1, 5), d.integer(1, 5))
+    axis = d.integer(0, 2)
+    block = d.integer(1, 3)
+    blocks = (*shape[:axis], -(-shape[axis] // block), *shape[axis + 1 :])
+    options: list[tuple[dict[str, int], tuple[int, ...]]] = [
+        ({}, ()),
+        ({"axis": axis}, (shape[axis],)),
+        ({"axis": axis, "block": block}, blocks),
+    ]
+    attributes, scale = d.one_of(options)
+    return attributes, shape, scale
+
+
+def _whole(d: _Draw, dtype: DType, *shape: int) -> Array:
+    bounds = np.iinfo(dtype.value)
+    low, high = max(bounds.min, -(2**20)), min(bounds.max, 2**20)
+    return np.asarray(d.random.integers(low, high, shape), dtype.numpy)
+
+
+def _quantize(d: _Draw) -> Case:
+    attributes, shape, scale = _scaled(d)
+    to = d.one_of((DType.U8, DType.I8, DType.I16, DType.U16))
+    own: tuple[Array, ...] = (40 * d.normal(*shape), np.abs(d.apart(*scale)))
+    own = (*own, _whole(d, to, *scale)) if d.yes() else own
+    return Quantize(to=to, **attributes), own
+
+
+def _dequantize(d: _Draw) -> Case:
+    attributes, shape, scale = _scaled(d)
+    dtype = d.one_of((DType.U8, DType.I8, DType.I16, DType.U16, DType.I32))
+    own: tuple[Array, ...] = (_whole(d, dtype, *shape), np.abs(d.apart(*scale)))
+    own = (*own, _whole(d, dtype, *scale)) if d.yes() else own
+    return Dequantize(**attributes), own
+
+
+def _centre(d: _Draw) -> Case:
+    shape, dtype = (d.batch(), d.integer(1, 5), d.integer(1, 5)), d.one_of((DType.U8, DType.I8))
+    x = _whole(d, dtype, *shape)
+    return Centre(), (
+        x,
+        _whole(d, dtype, *d.one_of(((), shape[2:], (shape[1], 1)))),
+    ) if d.yes() else (x,)
+
+
 LINEAR_FAMILIES: Mapping[type[Op], Callable[[_Draw], Case]] = {
     MatMul: _matmul,
     ConvNd: _conv_nd,
     MaxPoolPlaces: _max_pool_places,
     MaxUnpool: _max_unpool,
+    Quantize: _quantize,
+    Dequantize: _dequantize,
+    Centre: _centre,
+    DynamicScale: lambda d: (DynamicScale(), (d.normal(*d.image()),)),
+    DynamicZero: lambda d: (DynamicZero(), (d.normal(*d.image()), np.abs(d.apart()))),
 }

@@ -25,17 +25,24 @@ from cnnc.ir.op import Array, Elementwise, Op
 from cnnc.ir.ops import (
     AlongAxis,
     Border,
+    Centre,
     Compress,
     Concat,
+    ConvNd,
+    Dequantize,
     Dropout,
+    DynamicScale,
+    DynamicZero,
     Expand,
     Flatten,
     Indexing,
+    MatMul,
     MaxPool2d,
     MaxPoolPlaces,
     MaxUnpool,
     NonZero,
     Pad,
+    Quantize,
     Reduction,
     Reshape,
     Resize,
@@ -54,7 +61,8 @@ MAX_ELEMENTS = 1 << 36  # of one tensor for one image
 _MAX_NUMBER = (1 << 31) - 1  # of sizes, strides and the like
 _MAX_LIST = 4096  # numbers in a list that is read one by one
 _FLOATS = (DType.F32, DType.F64)
-_MIXED = (Indexing, Compress, MaxUnpool)  # take operands of different element types
+_QUANTISED = (Quantize, Dequantize, Centre, DynamicScale, DynamicZero, ConvNd, MatMul)
+_MIXED = (Indexing, Compress, MaxUnpool, *_QUANTISED)  # take operands of different element types
 _ANY_TYPE = (
     *_MIXED,
     AlongAxis,

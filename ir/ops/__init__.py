@@ -109,6 +109,7 @@ from cnnc.ir.ops.norm import BatchNorm, Normalize, Softmax
 from cnnc.ir.ops.order import AlongAxis, ArgExtreme, ArgMax, ArgMin, CumSum, Hardmax, TopK
 from cnnc.ir.ops.places import MaxPoolPlaces, MaxUnpool
 from cnnc.ir.ops.pool import AvgPool2d, GlobalAvgPool, GlobalMaxPool, GlobalPool2d, MaxPool2d
+from cnnc.ir.ops.quantise import Centre, Dequantize, DynamicScale, DynamicZero, Quantize
 from cnnc.ir.ops.reduce import How, Reduction
 from cnnc.ir.ops.resize import Coordinates, Interpolation, Resize, ResizedAxis, Rounding
 from cnnc.ir.ops.sample import AffineGrid, GridSample, Padding
@@ -129,6 +130,11 @@ OPS: dict[str, type[Op]] = {
         MaxPool2d,
         MaxPoolPlaces,
         MaxUnpool,
+        Quantize,
+        Dequantize,
+        Centre,
+        DynamicScale,
+        DynamicZero,
         AvgPool2d,
         GlobalAvgPool,
         GlobalMaxPool,
@@ -237,6 +243,11 @@ OPS: dict[str, type[Op]] = {
 }
 
 __all__ = [
+    "Centre",
+    "Dequantize",
+    "DynamicScale",
+    "DynamicZero",
+    "Quantize",
     "AlongAxis",
     "ArgExtreme",
     "ArgMax",

@@ -193,6 +193,8 @@ def test_binding_the_rows_and_inferring_commute(name: str) -> None:
 MIXERS = {
     "max_pool_places",
     "max_unpool",
+    "dynamic_scale",
+    "dynamic_zero",
     "compress",
     "max_roi_pool",
     "non_max_suppression",

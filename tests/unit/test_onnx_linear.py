@@ -13,7 +13,7 @@ from onnx_models import assert_agrees, floats, model, node
 import cnnc
 from cnnc.frontends.onnx import export_onnx, load_onnx
 from cnnc.ir.graph import Graph
-from cnnc.ir.ops import Dense, MatMul, MaxPool2d
+from cnnc.ir.ops import Conv2d, Dense, MatMul, MaxPool2d
 from cnnc.runtime.reference import evaluate
 
 Dims = tuple[int, ...]
@@ -205,3 +205,49 @@ def test_whole_numbers_are_pooled() -> None:
     wanted = MaxPool2d(window=(3, 3), pad=(1, 1, 1, 1)).evaluate(x.astype(np.float32))
     assert found.dtype == np.int8
     np.testing.assert_array_equal(found, wanted)
+
+
+def test_weights_that_are_stored_as_bytes_run_natively() -> None:
+    nodes = [
+        node("DequantizeLinear", "q s z", "w", axis=0),
+        node("Conv", "x w", "y", pads=[1, 1, 1, 1]),
+    ]
+    random = np.random.default_rng(0)
+    constants = {
+        "q": random.integers(-128, 127, (6, 4, 3, 3)).astype(np.int8),
+        "s": np.linspace(0.01, 0.1, 6, dtype=np.float32),
+        "z": np.arange(6).astype(np.int8),
+    }
+    proto = model(nodes, {"x": ("N", 4, 6, 5)}, "y", constants)
+    graph = assert_agrees(proto, {"x": floats(2, 4, 6, 5)})
+    cnnc.compile(graph, strict=True)
+
+
+def test_quantised_layers() -> None:
+    """As `onnx.reference`, which is exact up to the last rounding."""
+    names = "x xs xz w ws wz ys yz b"
+    random = np.random.default_rng(1)
+    constants = {
+        "xs": np.float32(0.02),
+        "xz": np.uint8(120),
+        "w": random.integers(-100, 100, (6, 2, 3, 3)).astype(np.int8),
+        "ws": np.linspace(0.01, 0.03, 6, dtype=np.float32),
+        "wz": np.zeros(6, np.int8),
+        "ys": np.float32(0.7),
+        "yz": np.uint8(128),
+        "b": random.integers(-900, 900, 6).astype(np.int32),
+    }
+    layer = node("QLinearConv", names, "y", group=2, pads=[1, 0, 1, 0], strides=[2, 1])
+    arrays = {name: np.asarray(array) for name, array in constants.items()}
+    proto = model([layer], {"x": (2, 4, 7, 5)}, "y", arrays)
+    for info in (*proto.graph.input, *proto.graph.output):
+        info.type.tensor_type.elem_type = TensorProto.UINT8
+    x = random.integers(0, 255, (2, 4, 7, 5)).astype(np.uint8)
+    found = cnnc.compile(load_onnx(proto)).run({"x": x})["y"]
+    real = (x.astype(np.float32) - 120) * np.float32(0.02)
+    weight = arrays["w"] * arrays["ws"][:, None, None, None]
+    op = Conv2d(groups=2, pad=(1, 0, 1, 0), stride=(2, 1))
+    bias = arrays["b"] * arrays["ws"] * np.float32(0.02)
+    wanted = np.clip(np.rint(op.evaluate(real, weight, bias) / 0.7) + 128, 0, 255)
+    assert found.dtype == np.uint8 and len(np.unique(found)) > 20
+    assert np.abs(found - wanted).max() <= 1

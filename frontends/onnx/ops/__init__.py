@@ -22,6 +22,7 @@ from cnnc.frontends.onnx.ops import (
     normalize,
     order,
     pool,
+    quantised,
     resize,
 )
 from cnnc.frontends.onnx.ops.elementwise import chain, simple, with_alpha
@@ -117,13 +118,16 @@ CONVERTERS: dict[str, Converter] = {
     "Compress": index.compress,
     "Concat": moves.concat,
     "Conv": linear.conv,
+    "ConvInteger": quantised.conv_integer,
     "ConvTranspose": linear.conv_transpose,
     "Cos": simple(Cos()),
     "Cosh": simple(Cosh()),
     "CumSum": order.cum_sum,
     "DepthToSpace": moves.depth_to_space,
+    "DequantizeLinear": quantised.dequantize_linear,
     "Div": simple(Div()),
     "Dropout": norm.dropout,
+    "DynamicQuantizeLinear": quantised.dynamic_quantize_linear,
     "Elu": with_alpha(Elu, 1.0),
     "Equal": simple(Equal()),
     "Erf": simple(Erf()),
@@ -160,6 +164,7 @@ CONVERTERS: dict[str, Converter] = {
     "LogSoftmax": norm.log_softmax,
     "LpNormalization": normalize.lp_normalization,
     "MatMul": linear.matmul,
+    "MatMulInteger": quantised.matmul_integer,
     "Max": chain(Max()),
     "MaxPool": pool.max_pool,
     "MaxRoiPool": detect.max_roi_pool,
@@ -182,6 +187,9 @@ CONVERTERS: dict[str, Converter] = {
     "Pow": elementwise.power,
     "RMSNormalization": normalize.rms_normalization,
     "Reciprocal": simple(Reciprocal()),
+    "QLinearConv": quantised.qlinear_conv,
+    "QLinearMatMul": quantised.qlinear_matmul,
+    "QuantizeLinear": quantised.quantize_linear,
     "ReduceL1": reduction(How.L1),
     "ReduceL2": reduction(How.L2),
     "ReduceLogSum": reduction(How.LOG_SUM),
@@ -260,13 +268,8 @@ FOLDERS: dict[str, Folder] = {
     "Where": fold.where,
 }
 
-_FLOAT = "export the model with float32; quantised models are not supported"
 _CONTROL = "export the model with control flow that is decided by constants, or simplify it first"
 
 HINTS: dict[str, str] = {
     **dict.fromkeys(("If", "Loop", "Scan"), _CONTROL),
-    **dict.fromkeys(
-        ("QLinearConv", "QLinearMatMul", "QuantizeLinear", "DequantizeLinear", "ConvInteger"),
-        _FLOAT,
-    ),
 }

@@ -33,9 +33,9 @@ from cnnc.ir.ops import (
 from cnnc.ir.types import Dim, Sym
 
 
-def _kernel(call: Call) -> tuple[int, ...]:
-    """The spatial sizes of the weight."""
-    rank, dims = len(call.shape(0)), call.type(call.operand(1)).dims
+def kernel_sizes(call: Call, weight: int = 1) -> tuple[int, ...]:
+    """The spatial sizes of the weight, which is that input."""
+    rank, dims = len(call.shape(0)), call.type(call.operand(weight)).dims
     if rank < 3 or len(dims) != rank:
         raise Unsupported(f"a weight of rank {len(dims)} for an operand of rank {rank}")
     spatial = dims[2:]
@@ -58,7 +58,7 @@ def _weight_of_maps(call: Call) -> str:
 
 def conv(call: Call) -> None:
     """Conv, in any number of dimensions."""
-    spatial = _kernel(call)
+    spatial = kernel_sizes(call)
     x = call.operand(0)
     sizes = call.type(x).shape[2:]
     window, groups = read_window(call, sizes, spatial), call.whole("group", 1)
@@ -77,7 +77,7 @@ def conv(call: Call) -> None:
 
 def conv_transpose(call: Call) -> None:
     """ConvTranspose, in any number of dimensions."""
-    spatial = _kernel(call)
+    spatial = kernel_sizes(call)
     sizes = call.type(call.operand(0)).shape[2:]
     window = read_window(call, sizes, spatial, transposed=True)
     extra = call.wholes("output_padding", (0,) * len(sizes))
