@@ -213,12 +213,12 @@ def test_weights_that_are_stored_as_bytes_run_natively() -> None:
         node("Conv", "x w", "y", pads=[1, 1, 1, 1]),
     ]
     random = np.random.default_rng(0)
-    constants = {
+    constants: dict[str, np.ndarray] = {
         "q": random.integers(-128, 127, (6, 4, 3, 3)).astype(np.int8),
         "s": np.linspace(0.01, 0.1, 6, dtype=np.float32),
         "z": np.arange(6).astype(np.int8),
     }
-    proto = model(nodes, {"x": ("N", 4, 6, 5)}, "y", constants)
+    proto = model(nodes, {"x": ("N", 4, 6, 5)}, "y", constants, opset=21, ir_version=10)
     graph = assert_agrees(proto, {"x": floats(2, 4, 6, 5)})
     cnnc.compile(graph, strict=True)
 
