@@ -53,7 +53,7 @@ from cnnc.ir.types import DType
 
 TRIPLE = 3  # runs of input channels: two in pairs, one on its own
 UNROLLED = 4  # lanes of three blocks side by side in the code; even, as signs alternate
-CHUNKS = 16  # parts of the work that threads should find, where there are as many
+CHUNKS = 12  # parts of the work that threads should find, where there are as many
 _SUMMED = 8  # pixels side by side while inputs are multiplied with each other
 SPAN = 32.0  # how far from 1 the size of inputs may be that are taken in pairs
 
