@@ -168,7 +168,11 @@ COUNTS = {
     "resnet101": 44_549_160,
     "resnet152": 60_192_808,
     "vgg16": 138_357_544,
+    "resnext50_32x4d": 25_028_904,
+    "densenet121": 7_978_856,
     "mobilenet_v2": 3_504_872,
+    "mobilenet_v3_small": 2_542_856,
+    "shufflenet_v2": 2_278_604,
     "teaching": 51_382_538,
     "dcgan_g": 3_576_704,
 }
@@ -187,14 +191,16 @@ def run(graph: Graph, images: NDArray[np.float32]) -> dict[str, NDArray[np.float
     return values
 
 
-@pytest.mark.parametrize("name", ["lenet", "resnet18", "resnet50", "mobilenet_v2"])
+@pytest.mark.parametrize(
+    "name", ["lenet", "resnet18", "resnet50", "mobilenet_v2", "shufflenet_v2"]
+)
 def test_activations_keep_their_size(name: str) -> None:
     text = (ZOO / f"{name}.cnn").read_text().replace("224, 224", "64, 64")
     check_activations(load_text(text, folder=ZOO))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["resnet101", "resnet152", "vgg16"])
+@pytest.mark.parametrize("name", ["resnet101", "resnet152", "resnext50_32x4d", "densenet121", "vgg16"])
 def test_activations_of_big_models_keep_their_size(name: str) -> None:
     text = (ZOO / f"{name}.cnn").read_text().replace("224, 224", "64, 64")
     check_activations(load_text(text, folder=ZOO))
