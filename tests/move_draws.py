@@ -2,21 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
+from draws import Draw, Use, Uses, sizes
 from hypothesis import strategies as st
 
-from cnnc.ir.op import Op
 from cnnc.ir.ops import Border, Expand, Filling, Slice, Tile, Transpose, Trilu
-from cnnc.ir.types import Shape, TensorType
-
-Draw = st.DrawFn
-Use = tuple[Op, tuple[Shape, ...]]  # an op and the shapes of its operands after the first
-
-
-def sizes(x: TensorType) -> tuple[int, ...]:
-    """The dimensions after the batch, which are numbers."""
-    return TensorType(x.shape[1:]).dims
+from cnnc.ir.types import TensorType
 
 
 def _transpose(draw: Draw, x: TensorType) -> Use:
@@ -57,7 +47,7 @@ def _trilu(draw: Draw, x: TensorType) -> Use:
     return Trilu(upper=draw(st.booleans()), k=draw(st.integers(-1, 1))), ()
 
 
-MOVES: dict[str, Callable[[Draw, TensorType], Use]] = {
+MOVES: Uses = {
     "transpose": _transpose,
     "slice": _slice,
     "expand": _expand,

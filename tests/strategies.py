@@ -12,150 +12,65 @@ several outputs, outputs that are read inside, residuals and dead ends.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
 from dataclasses import replace
 
 import numpy as np
+from draws import Draw, Use, Uses, epilogue, pair, sizes, smaller, unary
 from elementwise_cases import ARITHMETIC, TAME
 from hypothesis import strategies as st
+from map_draws import MAPS, ROWS
 from move_draws import MOVES
 
 from cnnc.ir.graph import Builder, Graph
 from cnnc.ir.location import Location
-from cnnc.ir.op import Array, Binary, Elementwise, Fusable, Op, Step, Unary
+from cnnc.ir.op import Array, Binary, Fusable, Op, Unary
 from cnnc.ir.ops import (
     OPS,
     Add,
-    AvgPool2d,
+    AffineGrid,
     BatchNorm,
-    Clip,
     Concat,
     Conv2d,
-    ConvTranspose2d,
+    Coordinates,
     CumSum,
     Dense,
-    Div,
     Dropout,
     Exp,
     Flatten,
+    Gather,
     GlobalAvgPool,
-    GlobalMaxPool,
-    GlobalPool2d,
+    GridSample,
     How,
+    Interpolation,
     LeakyRelu,
     Linear,
-    MaxPool2d,
+    MatMul,
     Mul,
     Normalize,
-    Pad,
+    Padding,
     Pointwise,
     Reduction,
-    Resampling,
     Reshape,
+    Resize,
+    ResizedAxis,
     Sigmoid,
     Softmax,
     Sqrt,
     Sub,
-    Upsample,
 )
-from cnnc.ir.types import Shape, Sym, TensorType
-
-Draw = st.DrawFn
-Use = tuple[Op, tuple[Shape, ...]]  # an op and the shapes of its operands after the first
+from cnnc.ir.types import DType, Shape, Sym, TensorType
 
 BATCH = Sym("N")
 # These make so much of small differences that networks are better without.
 _STEEP: tuple[type[Unary], ...] = (Exp, Sqrt)
-_UNARY = tuple(op for op in TAME if op not in (LeakyRelu, Clip))  # which have attributes to draw
-
-
-def sizes(x: TensorType) -> tuple[int, ...]:
-    """The dimensions after the batch, which are numbers."""
-    return TensorType(x.shape[1:]).dims
-
-
-def _pair(draw: Draw, low: int, high: int) -> tuple[int, int]:
-    return draw(st.integers(low, high)), draw(st.integers(low, high))
-
-
-def _border(draw: Draw, high: tuple[int, int]) -> tuple[int, int, int, int]:
-    rows, columns = (st.integers(0, h) for h in high)
-    return draw(rows), draw(columns), draw(rows), draw(columns)
-
-
-def unary(draw: Draw) -> Unary:
-    """Any unary op."""
-    if draw(st.booleans()):
-        ramps = [LeakyRelu(alpha=0.01), LeakyRelu(alpha=0.2), Clip(low=-0.5), Clip(high=0.7)]
-        return draw(st.sampled_from(ramps))
-    return draw(st.sampled_from(_UNARY))()
-
-
-def _smaller(draw: Draw, x: TensorType) -> Shape:
-    """A shape without batch that broadcasts to x."""
-    inner = tuple(dim if draw(st.booleans()) else 1 for dim in sizes(x))
-    options = [inner, (1, *inner), inner[-1:], ()]
-    if x.rank == 4:
-        options += [(sizes(x)[0], 1, 1), (1, sizes(x)[0], 1, 1)]
-    return draw(st.sampled_from(options))
-
-
-def _epilogue(draw: Draw, op: Fusable, own: tuple[Shape, ...], x: TensorType) -> Use:
-    """Sometimes a step or two on the op's result."""
-    result = op.infer(x, *(TensorType(shape) for shape in own))
-    steps: list[Step] = []
-    for _ in range(draw(st.sampled_from([0, 0, 0, 1, 2]))):
-        binary = draw(st.sampled_from([None, Add, Sub, Mul, Div]))
-        step: Elementwise = binary() if binary else unary(draw)
-        steps.append(Step(step, at=int(binary in (Sub, Mul) and draw(st.booleans()))))
-        own += (_smaller(draw, result),) if binary else ()
-    return replace(op, epilogue=tuple(steps)), own
-
-
-def _conv2d(draw: Draw, x: TensorType) -> Use:
-    channels, rows, columns = sizes(x)
-    groups = draw(st.sampled_from([g for g in range(1, channels + 1) if channels % g == 0]))
-    out = groups * draw(st.integers(1, 3 if groups < 3 else 1))
-    pad, dilation, stride = _border(draw, (2, 2)), _pair(draw, 1, 2), _pair(draw, 1, 2)
-    fits = [
-        [k for k in (1, 2, 3) if d * (k - 1) + 1 <= size + before + after]
-        for d, size, before, after in zip(dilation, (rows, columns), pad[:2], pad[2:], strict=True)
-    ]
-    kernel = tuple(draw(st.sampled_from(sizes)) for sizes in fits)
-    op = Conv2d(stride=stride, pad=pad, dilation=dilation, groups=groups)
-    own: tuple[Shape, ...] = ((out, channels // groups, *kernel),)
-    own += ((out,),) if draw(st.booleans()) else ()
-    return _epilogue(draw, op, own, x)
-
-
-def _conv_transpose2d(draw: Draw, x: TensorType) -> Use:
-    channels, rows, columns = sizes(x)
-    groups = draw(st.sampled_from([g for g in range(1, channels + 1) if channels % g == 0]))
-    per_group = draw(st.integers(1, 3 if groups < 3 else 1))
-    dilation, stride, kernel = _pair(draw, 1, 2), _pair(draw, 1, 3), _pair(draw, 1, 3)
-    more, pad = [], []
-    for d, s, k, size in zip(dilation, stride, kernel, (rows, columns), strict=True):
-        more.append(draw(st.integers(0, max(s, d) - 1)))
-        whole = (size - 1) * s + d * (k - 1) + 1 + more[-1]
-        before = draw(st.integers(0, min(2, whole - 1)))
-        pad.append((before, draw(st.integers(0, min(2, whole - 1 - before)))))
-    op = ConvTranspose2d(
-        stride=stride,
-        pad=(pad[0][0], pad[1][0], pad[0][1], pad[1][1]),
-        dilation=dilation,
-        groups=groups,
-        output_padding=(more[0], more[1]),
-    )
-    own: tuple[Shape, ...] = ((channels, per_group, *kernel),)
-    own += ((groups * per_group,),) if draw(st.booleans()) else ()
-    return _epilogue(draw, op, own, x)
 
 
 def _dense(draw: Draw, x: TensorType) -> Use:
     out = draw(st.integers(1, 4))
     own: tuple[Shape, ...] = ((out, *sizes(x)),)
     own += ((out,),) if draw(st.booleans()) else ()
-    return _epilogue(draw, Dense(), own, x)
+    return epilogue(draw, Dense(), own, x)
 
 
 def _batch_norm(draw: Draw, x: TensorType) -> Use:
@@ -177,12 +92,12 @@ def _reduction(draw: Draw, x: TensorType) -> Use:
     axes = _axes(draw, x)
     keep = len(axes) == x.rank - 1 or draw(st.booleans())
     how = draw(st.sampled_from((How.MEAN, How.MAX, How.MIN, How.L2)))
-    return _epilogue(draw, Reduction(how=how, axes=axes, keep=keep), (), x)
+    return epilogue(draw, Reduction(how=how, axes=axes, keep=keep), (), x)
 
 
 def _normalize(draw: Draw, x: TensorType) -> Use:
     op = Normalize(axes=_axes(draw, x), epsilon=0.1, centred=draw(st.booleans()))
-    return _epilogue(draw, op, (), x)
+    return epilogue(draw, op, (), x)
 
 
 def _cum_sum(draw: Draw, x: TensorType) -> Use:
@@ -190,26 +105,8 @@ def _cum_sum(draw: Draw, x: TensorType) -> Use:
     return op, ()
 
 
-def _pool(kind: type[MaxPool2d] | type[AvgPool2d], draw: Draw, x: TensorType) -> Use:
-    _, rows, columns = sizes(x)
-    window = draw(st.integers(1, min(3, rows))), draw(st.integers(1, min(3, columns)))
-    stride, ceil = _pair(draw, 1, 3), draw(st.booleans())
-    # A dilated window may lie in the padding with all it reads; its mean has no value.
-    spread = 2 * window[0] - 1 <= rows and 2 * window[1] - 1 <= columns and draw(st.booleans())
-    pad = (0, 0, 0, 0) if spread else _border(draw, (window[0] - 1, window[1] - 1))
-    dilation = (2, 2) if spread else (1, 1)
-    op = kind(window=window, stride=stride, pad=pad, dilation=dilation, ceil_mode=ceil)
-    if isinstance(op, AvgPool2d):
-        op = replace(op, count_include_pad=draw(st.booleans()))
-    return op, ()
-
-
-def _global_pool(kind: type[GlobalPool2d], draw: Draw, x: TensorType) -> Use:
-    return _epilogue(draw, kind(keep=draw(st.booleans())), (), x)
-
-
 def _pointwise(draw: Draw, x: TensorType) -> Use:
-    return _epilogue(draw, Pointwise(), (), x)
+    return epilogue(draw, Pointwise(), (), x)
 
 
 def _concat(draw: Draw, x: TensorType) -> Use:
@@ -231,25 +128,43 @@ def _dropout(draw: Draw, x: TensorType) -> Use:
     return Dropout(rate=draw(st.sampled_from([0.0, 0.2]))), ()
 
 
-def _pad(draw: Draw, x: TensorType) -> Use:
-    return Pad(pad=_border(draw, (2, 2)), value=draw(st.sampled_from([0.0, -1.5]))), ()
+def _matmul(draw: Draw, x: TensorType) -> Use:
+    op = MatMul(transpose_b=draw(st.booleans()))
+    depth, columns = sizes(x)[-1], draw(st.integers(1, 5))
+    shared = draw(st.sampled_from([(), sizes(x)[:-2]]))
+    matrix = (columns, depth) if op.transpose_b else (depth, columns)
+    return epilogue(draw, op, ((*shared, *matrix),), x)
 
 
-def _upsample(draw: Draw, x: TensorType) -> Use:
-    return Upsample(scale=_pair(draw, 1, 2), mode=draw(st.sampled_from(Resampling))), ()
+def _resize(draw: Draw, x: TensorType) -> Use:
+    scales = st.sampled_from([0.0, 0.5, 1.5, 2.0])
+    axes = [
+        ResizedAxis(axis=axis, size=int(size * scale) or draw(st.integers(1, 6)), scale=scale)
+        for axis, size in enumerate(sizes(x), 1)
+        if draw(st.booleans())
+        for scale in [draw(scales)]
+        if not scale or int(size * scale)
+    ]
+    op = Resize(
+        axes=tuple(axes),
+        mode=draw(st.sampled_from(Interpolation)),
+        coordinates=draw(st.sampled_from(Coordinates)),
+        antialias=draw(st.booleans()),
+    )
+    return op, ()
 
 
-_SPATIAL: dict[str, Callable[[Draw, TensorType], Use]] = {
-    "conv2d": _conv2d,
-    "conv_transpose2d": _conv_transpose2d,
-    "max_pool2d": lambda draw, x: _pool(MaxPool2d, draw, x),
-    "avg_pool2d": lambda draw, x: _pool(AvgPool2d, draw, x),
-    "global_avg_pool": lambda draw, x: _global_pool(GlobalAvgPool, draw, x),
-    "global_max_pool": lambda draw, x: _global_pool(GlobalMaxPool, draw, x),
-    "pad": _pad,
-    "upsample": _upsample,
-}
-_ANY_RANK: dict[str, Callable[[Draw, TensorType], Use]] = {
+def _gather(draw: Draw, x: TensorType) -> Use:
+    axis = draw(st.integers(1, x.rank - 1))
+    size = sizes(x)[axis - 1]
+    places = st.integers(-size, size - 1)
+    ranks = {2: [1], 3: [1, 0, 2], 4: [1, 0]}[x.rank]
+    shape = [draw(st.integers(1, 3)) for _ in range(draw(st.sampled_from(ranks)))]
+    indices = np.array([draw(places) for _ in range(math.prod(shape))], np.int64)
+    return Gather(axis=axis), (indices.reshape(shape),)
+
+
+_ANY_RANK: Uses = {
     "batch_norm": _batch_norm,
     "softmax": _softmax,
     "reduce": _reduction,
@@ -260,34 +175,46 @@ _ANY_RANK: dict[str, Callable[[Draw, TensorType], Use]] = {
     "flatten": _flatten,
     "reshape": _reshape,
     "dropout": _dropout,
+    "matmul": _matmul,
+    "resize": _resize,
+    "gather": _gather,
     **MOVES,
 }
-# `reorder` is missing: it belongs to planned graphs.
+# The ranks of the first operand, if not any.
+_RANKS = {**dict.fromkeys(MAPS, (4,)), "conv": (3, 4), "col2im": (3,), "dense": (2,)}
 DRAWN_OPS = (
-    *_SPATIAL,
+    *MAPS,
+    *ROWS,
     *_ANY_RANK,
     "dense",
     *(op.name for op in TAME + _STEEP),
     *(op.name for op in ARITHMETIC),
 )
+# Only as a whole that makes sense.
+DRAWN_TOGETHER = ("affine_grid", "grid_sample")
 
 
 def fits(name: str, rank: int) -> bool:
     """Whether an op takes a first operand of that rank."""
-    return rank == 4 if name in _SPATIAL else rank == 2 if name == "dense" else True
+    return rank in _RANKS.get(name, (rank,))
 
 
 def draw_use(draw: Draw, name: str, x: TensorType) -> Use:
-    """Attributes and further operand shapes for an op on x."""
-    if name in _SPATIAL or name in _ANY_RANK:
-        return (_SPATIAL | _ANY_RANK)[name](draw, x)
-    if name == "dense":
-        return _dense(draw, x)
+    """Attributes and further operands for an op on x."""
+    uses = MAPS | ROWS | _ANY_RANK | {"dense": _dense}
+    if name in uses:
+        return uses[name](draw, x)
     op = OPS[name]
     if issubclass(op, Binary):
-        return op(), (_smaller(draw, x),)
+        return op(), (smaller(draw, x),)
     assert issubclass(op, Unary)
     return (LeakyRelu(alpha=0.2) if op is LeakyRelu else op()), ()
+
+
+def _operand_type(operand: Shape | Array) -> TensorType:
+    if isinstance(operand, np.ndarray):
+        return TensorType(operand.shape, DType(operand.dtype.name))
+    return TensorType(operand)
 
 
 @st.composite
@@ -295,8 +222,8 @@ def operands_for(draw: Draw, name: str) -> tuple[Op, tuple[TensorType, ...]]:
     """An op of that name and operand types, all sizes being numbers, that fit it."""
     rank = draw(st.sampled_from([rank for rank in (4, 3, 2) if fits(name, rank)]))
     x = TensorType(tuple(draw(st.integers(1, 5)) for _ in range(rank)))
-    op, shapes = draw_use(draw, name, x)
-    return op, (x, *map(TensorType, shapes))
+    op, others = draw_use(draw, name, x)
+    return op, (x, *map(_operand_type, others))
 
 
 class _Network:
@@ -323,8 +250,14 @@ class _Network:
         latest = self.draw(st.integers(0, 3))
         return self.pool[-1] if latest else self.draw(st.sampled_from(self.pool))
 
-    def constant(self, shape: Shape, role: str) -> str:
-        """A constant of random numbers, or one drawn before with the same shape and role."""
+    def constant(self, shape: Shape | Array, role: str) -> str:
+        """A constant of random numbers, or one drawn before with the same shape and role.
+
+        An array is a constant itself.
+        """
+        if isinstance(shape, np.ndarray):
+            name = self.builder.fresh(f"{role}{len(self.builder.constants)}")
+            return self.builder.constant(name, shape)
         key = (shape, role)
         if key not in self.shared or self.draw(st.booleans()):
             name = self.builder.fresh(f"{role}{len(self.builder.constants)}")
@@ -366,7 +299,7 @@ class _Network:
             return ["scale", shift, "zero" if shift == "zero" else "mean", "variance"]
         if isinstance(op, Binary) and self.draw(st.integers(0, 3)) == 0:
             return ["zero" if isinstance(op, Add | Sub) else "one"] * count
-        first = ["weight"] if isinstance(op, Linear) else []
+        first = ["weight"] if isinstance(op, Linear | MatMul) else []
         return (first + ["factor"] * count)[:count]
 
     # -- moves ---------------------------------------------------------------------------------
@@ -439,6 +372,21 @@ class _Network:
         after = self.draw(st.sampled_from(["conv2d", "avg_pool2d", "max_pool2d", "pad"]))
         return self.use(after, self.use("pad", x))
 
+    def sampled(self, x: str) -> str:
+        """x read at the places that an affine map of its own tells."""
+        if self.type(x).rank != 4:
+            return self.use("matmul", x)
+        flat = self.apply(Flatten(), x)
+        weight = self.constant((6, *sizes(self.type(flat))), "weight")
+        theta = self.apply(Dense(), flat, weight, self.constant((6,), "bias"))
+        theta = self.apply(Reshape(shape=(0, 2, 3)), theta)
+        size, corners = pair(self.draw, 1, 5), self.draw(st.booleans())
+        grid = self.apply(AffineGrid(size=size, align_corners=corners), theta)
+        mode = self.draw(st.sampled_from([Interpolation.LINEAR, Interpolation.CUBIC]))
+        padding = self.draw(st.sampled_from(Padding))
+        op = GridSample(mode=mode, padding=padding, align_corners=corners)
+        return self.apply(op, x, grid)
+
     def biased(self, x: str) -> str:
         """A layer without bias, then a constant for each channel added, itself a sum or not."""
         rank = self.type(x).rank
@@ -485,6 +433,7 @@ def graphs(draw: Draw, most_moves: int = 12) -> Graph:
         network.residual,
         network.gated,
         network.padded,
+        network.sampled,
         network.combine,
         network.concat,
     )

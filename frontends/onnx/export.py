@@ -20,6 +20,7 @@ from cnnc.ir.ops import (
     Acosh,
     Add,
     And,
+    AffineGrid,
     ArgExtreme,
     ArgMax,
     ArgMin,
@@ -39,6 +40,7 @@ from cnnc.ir.ops import (
     Ceil,
     Celu,
     Clip,
+    Col2Im,
     Concat,
     Conv2d,
     ConvNd,
@@ -65,6 +67,7 @@ from cnnc.ir.ops import (
     GlobalAvgPool,
     GlobalMaxPool,
     GlobalPool2d,
+    GridSample,
     Hardmax,
     HardSigmoid,
     HardSwish,
@@ -131,7 +134,7 @@ from cnnc.ir.types import TensorType
 
 OPSET = 18
 NEWER_OPSET = 19  # for what `_is_newer` names
-GELU_OPSET = 20
+NEWEST_OPSET = 20  # for Gelu and samples
 IR_VERSION = 10
 
 
@@ -393,6 +396,31 @@ def _cast(w: _Writer, op: Cast, inputs: Sequence[str], y: str) -> None:
     w.add("Cast", inputs, y, to=w.onnx.helper.np_dtype_to_tensor_dtype(op.to.numpy))
 
 
+def _col2im(w: _Writer, op: Col2Im, inputs: Sequence[str], y: str) -> None:
+    image = w.constant(f"{y}.image", op.image, "int64")
+    block = w.constant(f"{y}.block", op.block, "int64")
+    how = {"strides": op.stride, "dilations": op.dilation, "pads": op.pad}
+    w.add("Col2Im", [*inputs, image, block], y, **how)
+
+
+def _grid_sample(w: _Writer, op: GridSample, inputs: Sequence[str], y: str) -> None:
+    how = {"mode": op.mode.value, "padding_mode": op.padding.value}
+    w.add("GridSample", inputs, y, align_corners=int(op.align_corners), **how)
+
+
+def _affine_grid(w: _Writer, op: AffineGrid, inputs: Sequence[str], y: str) -> None:
+    """As a product with the places of the unmoved image: ONNX's own wants a number of images."""
+    k = len(op.size)
+    unmoved = np.eye(k, k + 1, dtype=np.float64)[None]
+    places = op.evaluate(unmoved).reshape(-1, k)
+    homogeneous = np.concatenate([places, np.ones((len(places), 1))], axis=1)
+    base = w.constant(f"{y}.places", homogeneous, str(w.graph.types[inputs[0]].dtype.numpy))
+    turned = w.add("Transpose", inputs, w.fresh(f"{y}.turned"), perm=(0, 2, 1))
+    moved = w.add("MatMul", [base, turned], w.fresh(f"{y}.moved"))
+    shape = w.constant(f"{y}.shape", (0, *op.size, k), "int64")
+    w.add("Reshape", [moved, shape], y)
+
+
 EXPORTERS: dict[type[Op], Exporter] = {
     Conv2d: _conv,
     ConvNd: _conv_nd,
@@ -511,6 +539,9 @@ EXPORTERS: dict[type[Op], Exporter] = {
     ScatterND: lambda w, op, inputs, y: w.add("ScatterND", inputs, y, reduction=op.reduction.value),
     NonZero: _simple("NonZero"),
     RoiAlign: _roi_align,
+    Col2Im: _col2im,
+    AffineGrid: _affine_grid,
+    GridSample: _grid_sample,
 }
 
 
@@ -558,8 +589,8 @@ def export_onnx(graph: Graph) -> Any:
 
 def _since(op: Op) -> int:
     """The opset that the op's form needs."""
-    if isinstance(op, Gelu):
-        return GELU_OPSET
+    if isinstance(op, Gelu | GridSample):
+        return NEWEST_OPSET
     return NEWER_OPSET if _is_newer(op) else OPSET
 
 
