@@ -191,16 +191,16 @@ def run(graph: Graph, images: NDArray[np.float32]) -> dict[str, NDArray[np.float
     return values
 
 
-@pytest.mark.parametrize(
-    "name", ["lenet", "resnet18", "resnet50", "mobilenet_v2", "shufflenet_v2"]
-)
+@pytest.mark.parametrize("name", ["lenet", "resnet18", "resnet50", "mobilenet_v2", "shufflenet_v2"])
 def test_activations_keep_their_size(name: str) -> None:
     text = (ZOO / f"{name}.cnn").read_text().replace("224, 224", "64, 64")
     check_activations(load_text(text, folder=ZOO))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["resnet101", "resnet152", "resnext50_32x4d", "densenet121", "vgg16"])
+@pytest.mark.parametrize(
+    "name", ["resnet101", "resnet152", "resnext50_32x4d", "densenet121", "vgg16"]
+)
 def test_activations_of_big_models_keep_their_size(name: str) -> None:
     text = (ZOO / f"{name}.cnn").read_text().replace("224, 224", "64, 64")
     check_activations(load_text(text, folder=ZOO))
