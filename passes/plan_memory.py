@@ -135,6 +135,8 @@ class _Planner:
             group = self.of.get(operand)
             if group is None or group is whole or group.fixed is not None:
                 continue
+            if sum(self.of.get(o) is group for o in node.operands) > 1:
+                continue  # it can be in one place only
             # The operand must fill its memory: otherwise its neighbours would land in the result.
             if group.bytes != value_bytes(self.graph.types[operand], self.graph):
                 continue

@@ -19,6 +19,7 @@ from cnnc.ir.ops import (
     Add,
     Concat,
     Div,
+    Flatten,
     GatherND,
     Less,
     MaxPool2d,
@@ -176,6 +177,19 @@ def test_selecting_across_an_open_batch_is_refused() -> None:
     builder.output("y", builder.add(NonZero(count="K0"), [x]))
     with pytest.raises(CnncError, match="works across the batch"):
         cnnc.compile(builder.finish())
+
+
+def test_an_operand_that_is_another_one_in_another_shape_is_joined_as_well() -> None:
+    builder = Builder("twice")
+    x = builder.input("x", TensorType((Sym("N"), 3)))
+    first = builder.add(Tanh(), [x], "first")
+    second = builder.add(Concat(axis=1), [builder.add(Flatten(), [first])], "second")
+    joined = builder.add(Concat(axis=1), [first, second], "joined")
+    builder.output("y", builder.add(Flatten(), [joined], "y"))
+    graph = builder.finish()
+    inputs = random_inputs(graph, 2)
+    found = cnnc.compile(graph, threads=1, passes="default,-remove-identities").run(inputs)
+    assert_close(found["y"], evaluate(graph, inputs)["y"])
 
 
 @pytest.mark.parametrize("name", ["digits", "lenet"])
