@@ -219,6 +219,7 @@ def _manifest(built: Build, report: Report) -> Manifest:
         steps=tuple(s.symbol for s in built.module.segments if s.is_native),
         arena_bytes=graph.arena_bytes,
         scratch_bytes=built.module.scratch_bytes,
+        parts=built.module.parts,
         machine=machine_of(built.target),
         versions=versions(),
         report=plain.write(report),

@@ -59,8 +59,9 @@ def link(
     code = load_object(artifact.code, team_symbols())
     steps = [code.address(symbol) for symbol in manifest.steps]
     count = default_threads() if threads is None else threads
-    executable = make(manifest, artifact.weights, steps, count, team(count).run)
-    scratch = manifest.scratch_bytes * count
+    used = min(count, manifest.parts)
+    executable = make(manifest, artifact.weights, steps, used, team(used).run)
+    scratch = manifest.scratch_bytes * used
     memory = Memory(artifact.weights.nbytes, manifest.arena_bytes, scratch)
     report = replace(report_of(artifact), threads=count, memory=memory)
     if start is not None:

@@ -159,7 +159,7 @@ class CompiledModel:
 
     @property
     def threads(self) -> int:
-        """How many threads a call uses."""
+        """How many threads a call may use; what is too small to share out runs on one."""
         return self._report.threads
 
     def report(self) -> Report:

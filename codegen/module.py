@@ -47,6 +47,7 @@ class NativeModule:
     symbols: Mapping[str, str]  # node name -> symbol of its function
     weights: Array  # uint8, aligned
     scratch_bytes: int  # for each thread
+    parts: int  # the most that a step is shared out in
 
 
 Progress = Callable[[str, int, int], None]
@@ -78,7 +79,9 @@ def build_module(graph: Graph, target: Target, progress: Progress | None = None)
             _attributes(target),
         ]
     )
-    return NativeModule(text, segments, functions.programs, functions.symbols, weights, scratch)
+    return NativeModule(
+        text, segments, functions.programs, functions.symbols, weights, scratch, schedule.parts
+    )
 
 
 def _attributes(target: Target) -> str:

@@ -67,6 +67,7 @@ class Schedule:
         self.x86 = target.triple.startswith("x86_64")
         self.declarations = {*_DECLARATIONS, *(_X86_FLUSH if self.x86 else ())}
         self.steps = {node.name: i for i, node in enumerate(graph.nodes)}
+        self.parts = 1  # the most that a step is shared out in
         self.count = 0
         self.lines: list[str] = []
 
@@ -148,7 +149,9 @@ class Schedule:
         assert node.kernel is not None
         cycles = node.kernel.cycles(self.graph.site(node, self.target))
         worthwhile = int(cycles / CHUNK_CYCLES)
-        return max(1, min(worthwhile, program.width, MOST_CHUNKS))
+        chunks = max(1, min(worthwhile, program.width, MOST_CHUNKS))
+        self.parts = max(self.parts, chunks)
+        return chunks
 
     def share(self, call: str, step: int, chunks: int) -> None:
         """Runs the call in chunks, on whichever threads take them; all are done afterwards."""

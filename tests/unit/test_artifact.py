@@ -144,7 +144,7 @@ def test_version_stands_for_what_code_expects() -> None:
     assert [slot.name for slot in Slot] == words.split()
     assert [getattr(executable, name) for name in words.split()] == [slot.value for slot in Slot]
     assert sorted(team_symbols()) == ["cnnc_done", "cnnc_take", "cnnc_wait"]
-    assert VERSION == 1
+    assert VERSION == 2
 
 
 def test_other_processors_are_refused(model: CompiledModel) -> None:

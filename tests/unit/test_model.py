@@ -35,6 +35,15 @@ model two {
 }
 """
 
+# Large enough for two threads to share it.
+SHARED = """\
+model shared {
+  input x: f32[N, 32, 16, 16]
+  output y = x -> conv(64, 3, pad=1) -> relu -> gap
+  init he(seed=0)
+}
+"""
+
 
 def some(*shape: int, seed: int = 0) -> Floats:
     return np.random.default_rng(seed).standard_normal(shape, np.float32)
@@ -302,10 +311,23 @@ def build_segments() -> Any:
 # -- threads and processes -------------------------------------------------------------------------
 
 
+def shared(folder: Path, threads: int = 2) -> CompiledModel:
+    path = folder / "shared.cnn"
+    path.write_text(SHARED)
+    return cnnc.compile(path, threads=threads)
+
+
+def test_what_is_too_small_to_share_out_runs_on_one_thread(tmp_path: Path) -> None:
+    small, large = cnnc.compile("lenet", threads=2), shared(tmp_path)
+    assert small.artifact.manifest.parts == 1 and small._executable.threads == 1
+    assert large.artifact.manifest.parts > 1 and large._executable.threads == 2
+    assert small.threads == large.threads == 2
+
+
 @pytest.mark.parametrize("threads", [1, 2])
-def test_callers_get_their_own_results(threads: int) -> None:
-    model = cnnc.compile("digits", threads=threads)
-    inputs = [some(1 + i % 3, 1, 8, 8, seed=i) for i in range(6)]
+def test_callers_get_their_own_results(threads: int, tmp_path: Path) -> None:
+    model = shared(tmp_path, threads)
+    inputs = [some(1 + i % 3, 32, 16, 16, seed=i) for i in range(6)]
     wanted = [model(x) for x in inputs]
     wrong: list[int] = []
 
@@ -325,12 +347,12 @@ def test_callers_get_their_own_results(threads: int) -> None:
 
 
 def program(text: str) -> str:
-    """The output of a Python program that has lenet on two threads as `model` and an input `x`."""
+    """What a Python program prints that has dcgan_g on two threads as `model`, and an input `x`."""
     start = """
 import os, sys, threading
 import numpy as np, cnnc
-x = np.ones((2, 1, 28, 28), np.float32)
-def compiled(**options): return cnnc.compile("lenet", threads=2, **options)
+x = np.ones((2, 100, 1, 1), np.float32)
+def compiled(**options): return cnnc.compile("dcgan_g", threads=2, **options)
 """
     done = subprocess.run(
         [sys.executable, "-c", start + text], capture_output=True, text=True, timeout=60
@@ -417,7 +439,7 @@ def test_a_call_takes_little_more_than_its_code() -> None:
 
 
 @pytest.mark.slow
-def test_soak() -> None:
+def test_soak(tmp_path: Path) -> None:
     """Ten thousand runs by two callers: always the same answers, and no memory is lost."""
     statm = Path("/proc/self/statm")
     if not statm.exists():
@@ -426,8 +448,8 @@ def test_soak() -> None:
     def resident() -> int:
         return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
-    model = cnnc.compile("lenet", threads=2)
-    inputs = [some(1, 1, 28, 28, seed=0), some(4, 1, 28, 28, seed=1)]
+    model = shared(tmp_path)
+    inputs = [some(1, 32, 16, 16, seed=0), some(4, 32, 16, 16, seed=1)]
     wanted = [model(x).tobytes() for x in inputs]
     wrong = [0, 0]
 
