@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from onnx_conformance.page import PATH, page, read_runs
 from onnx_conformance.skips import Skips
 from onnx_conformance.suite import KINDS, Case, load_cases, run
 
@@ -32,6 +33,13 @@ def test_case(case: Case) -> None:
         return
     names = ", ".join(f"[{table}] {name}" for table, name in skipped)
     pytest.fail(f"passes, but skips.toml lists it: {names}; see onnx_conformance/update.py")
+
+
+def test_the_page_of_operators_is_up_to_date() -> None:
+    """Apart from what computes them, which takes running."""
+    text = PATH.read_text()
+    fix = "cd tests && python -m onnx_conformance.page"
+    assert text == page(CASES, SKIPS, read_runs(text)), fix
 
 
 def test_every_entry_is_used() -> None:
