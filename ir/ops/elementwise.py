@@ -119,8 +119,12 @@ class Clip(Unary):
     high: float = inf
 
     def evaluate(self, x: Array) -> Array:
+        low, high = self.low, self.high
+        if np.issubdtype(x.dtype, np.integer):  # which has no infinity
+            limits = np.iinfo(x.dtype)
+            low, high = (min(max(v, limits.min), limits.max) for v in (low, high))
         t = x.dtype.type
-        return np.asarray(np.minimum(np.maximum(x, t(self.low)), t(self.high)))
+        return np.asarray(np.minimum(np.maximum(x, t(low)), t(high)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

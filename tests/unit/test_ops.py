@@ -14,6 +14,7 @@ from cnnc.ir.ops import (
     Add,
     AvgPool2d,
     BatchNorm,
+    Clip,
     Concat,
     Conv2d,
     ConvTranspose2d,
@@ -370,3 +371,9 @@ def test_a_large_convolution_goes_in_bands() -> None:
         window = padded[0, :, row : row + 3, column : column + 3]
         expected = np.einsum("kij,okij->o", window, weight)
         np.testing.assert_allclose(y[0, :, row, column], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_clip_of_whole_numbers_has_the_bounds_of_their_type() -> None:
+    x = np.array([-128, -3, 127], np.int8)
+    np.testing.assert_array_equal(Clip().evaluate(x), x)
+    np.testing.assert_array_equal(Clip(low=-1000, high=5).evaluate(x), [-128, -3, 5])
