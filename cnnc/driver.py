@@ -11,10 +11,15 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+import llvmlite.binding
+import numpy as np
+
+from cnnc._version import __version__
+from cnnc.codegen.elf import link_objects
 from cnnc.codegen.host import can_run, compile_object, measure_ghz, named_target, native_target
 from cnnc.codegen.kernels import KERNELS
 from cnnc.codegen.module import NativeModule, build_module
-from cnnc.codegen.team import default_threads, team_object
+from cnnc.codegen.team import default_threads, team_image
 from cnnc.frontends import load
 from cnnc.frontends.sizes import put_sizes
 from cnnc.ir.graph import Graph, Node
@@ -23,7 +28,7 @@ from cnnc.ir.op import Array, Fusable
 from cnnc.ir.ops import Reorder
 from cnnc.ir.target import Target
 from cnnc.ir.types import TensorType
-from cnnc.link import Make, link, machine_of, versions
+from cnnc.link import Make, link, machine_of
 from cnnc.model import CompiledModel
 from cnnc.options import Options
 from cnnc.passes import PASSES, PIPELINES
@@ -201,11 +206,11 @@ def assemble(built: Build, progress: Progress | None = None) -> Artifact:
     if progress:
         progress("native code")
     clock = _Clock()
-    code = compile_object(built.module.text, built.target)
+    code = link_objects([compile_object(built.module.text, built.target)]).to_bytes()
     clock.lap("native code")
     report = replace(built.report, seconds={**built.report.seconds, **clock.laps})
     manifest = _manifest(built, report)
-    return Artifact(manifest, code, team_object(built.target), built.module.weights)
+    return Artifact(manifest, code, team_image(built.target), built.module.weights)
 
 
 def _manifest(built: Build, report: Report) -> Manifest:
@@ -221,9 +226,19 @@ def _manifest(built: Build, report: Report) -> Manifest:
         scratch_bytes=built.module.scratch_bytes,
         parts=built.module.parts,
         machine=machine_of(built.target),
-        versions=versions(),
+        versions=_versions(),
         report=plain.write(report),
     )
+
+
+def _versions() -> dict[str, str]:
+    """Versions of what decides on the code that is made."""
+    return {
+        "cnnc": __version__,
+        "llvmlite": llvmlite.__version__,
+        "llvm": ".".join(map(str, llvmlite.binding.llvm_version_info)),
+        "numpy": np.__version__,
+    }
 
 
 def _tensor(name: str, type: TensorType) -> Tensor:

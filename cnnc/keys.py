@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from cnnc.codegen.host import named_target
+from cnnc._version import __version__
+from cnnc.codegen.host import llvm_build, named_target, target_names
+from cnnc.codegen.processor import fingerprint
 from cnnc.frontends import FILES
-from cnnc.link import versions
 from cnnc.runtime.artifact import VERSION
 from cnnc.sources import resolve
 
@@ -62,9 +63,9 @@ def key_of(
     try:
         parts = [
             VERSION,
-            versions(),
+            [__version__, np.__version__, llvm_build()],
             code_hash(),
-            repr(named_target(target)),
+            _target_words(target),
             _measured(options),
             {name: options[name] for name in RELEVANT if _is_given(name, options)},
             [str(source), str(path.resolve())],  # messages and reports name them
@@ -75,6 +76,13 @@ def key_of(
         return None  # what is wrong will be said when the model is compiled
     name = re.sub(r"[^A-Za-z0-9_]+", "_", path.stem)[:40]
     return f"{name}-{blake2b(text.encode(), digest_size=20).hexdigest()}"
+
+
+def _target_words(name: str) -> list[str]:
+    """What stands for a target in a key. Raises `OptionError` if there is none of that name."""
+    if name not in target_names() or not fingerprint():
+        return [name, repr(named_target(name))]
+    return [name, fingerprint()]
 
 
 def _digest(array: object) -> list[object]:

@@ -8,12 +8,9 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-import llvmlite
-import llvmlite.binding
-import numpy as np
-
-from cnnc._version import __version__
-from cnnc.codegen.host import can_run, load_object, native_target
+from cnnc.codegen.host import can_run, native_target
+from cnnc.codegen.image import Image, load_image
+from cnnc.codegen.processor import fingerprint
 from cnnc.codegen.team import default_threads, provide_team, team, team_symbols
 from cnnc.ir.location import Diagnostic, OptionError
 from cnnc.ir.target import Target
@@ -56,7 +53,7 @@ def link(
     manifest = artifact.manifest
     _check_machine(manifest)
     provide_team(artifact.team)
-    code = load_object(artifact.code, team_symbols())
+    code = load_image(Image.from_bytes(artifact.code), team_symbols())
     steps = [code.address(symbol) for symbol in manifest.steps]
     count = default_threads() if threads is None else threads
     used = min(count, manifest.parts)
@@ -74,23 +71,16 @@ def report_of(artifact: Artifact) -> Report:
     return plain.read(Report, artifact.manifest.report, "report")
 
 
-def versions() -> dict[str, str]:
-    """Versions of what decides on the code that is made."""
-    return {
-        "cnnc": __version__,
-        "llvmlite": llvmlite.__version__,
-        "llvm": ".".join(map(str, llvmlite.binding.llvm_version_info)),
-        "numpy": np.__version__,
-    }
-
-
 def machine_of(target: Target) -> Machine:
     """What a manifest says of the target."""
-    return Machine(target.name, target.triple, target.cpu, target.features)
+    made_here = fingerprint() if can_run(target) else ""
+    return Machine(target.name, target.triple, target.cpu, target.features, made_here)
 
 
 def _check_machine(manifest: Manifest) -> None:
     made = manifest.machine
+    if made.fingerprint and made.fingerprint == fingerprint():
+        return
     target = Target(name=made.name, triple=made.triple, cpu=made.cpu, features=made.features)
     if not can_run(target):
         host = native_target()

@@ -9,20 +9,19 @@ from LLVM text to object code, assembly and callable addresses.
 from __future__ import annotations
 
 import ctypes
-import difflib
-import itertools
-import re
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-import llvmlite.binding as llvm
-
+from cnnc.codegen.image import Code, load_image
+from cnnc.codegen.processor import cache_bytes, has_features, nominal_ghz
 from cnnc.ir.location import CnncError, Diagnostic, OptionError
 from cnnc.ir.target import Target
 
@@ -86,6 +85,7 @@ _ARM = ("aarch64", "arm64")
 @cache
 def native_target() -> Target:
     """This machine, from LLVM's knowledge of its processor and the system's of its caches."""
+    llvm = _llvm()
     features = llvm.get_host_cpu_features().flatten()
     cpu = llvm.get_host_cpu_name()
     target = _target("native", llvm.get_process_triple(), cpu, features)
@@ -113,7 +113,9 @@ def named_target(name: str) -> Target:
     if name == "native":
         return native_target()
     if name not in _PRESETS:
-        near = difflib.get_close_matches(name, target_names(), n=1)
+        from difflib import get_close_matches
+
+        near = get_close_matches(name, target_names(), n=1)
         advice = f"did you mean `{near[0]}`? " if near else ""
         raise OptionError(
             Diagnostic(
@@ -121,7 +123,7 @@ def named_target(name: str) -> Target:
             )
         )
     arch, cpu, features = _PRESETS[name]
-    _, _, system = llvm.get_process_triple().partition("-")
+    _, _, system = _llvm().get_process_triple().partition("-")
     return _target(name, f"{arch}-{system}", cpu, features)
 
 
@@ -132,6 +134,8 @@ def has_fma(target: Target) -> bool:
 
 def can_run(target: Target) -> bool:
     """Whether code for `target` runs on this machine."""
+    if _is_common_here(target):
+        return True
     host = native_target()
     if target == host:
         return True
@@ -140,11 +144,26 @@ def can_run(target: Target) -> bool:
     if system != here or _is_arm(target) != _is_arm(host):
         return False
     # Any other cpu name may stand for features that are not listed.
-    baseline = target.cpu == host.cpu or (target.cpu, target.features) in {
-        (cpu, features) for _, cpu, features in _PRESETS.values()
-    }
+    baseline = target.cpu == host.cpu or _is_preset(target)
     wanted = {f for f in target.features.split(",") if f.startswith("+")}
     return baseline and wanted <= set(host.features.split(","))
+
+
+def _is_common_here(target: Target) -> bool:
+    """Whether this is a preset and Linux says that it runs here: LLVM need not be loaded to ask."""
+    architecture, _, system = target.triple.partition("-")
+    return (
+        sys.platform == "linux"
+        and "linux" in system
+        and architecture == os.uname().machine
+        and _is_preset(target)
+        and has_features(target.features)
+    )
+
+
+def _is_preset(target: Target) -> bool:
+    presets = {(cpu, features) for _, cpu, features in _PRESETS.values()}
+    return (target.cpu, target.features) in presets
 
 
 def _is_arm(target: Target) -> bool:
@@ -178,59 +197,53 @@ def _vector(triple: str, features: set[str]) -> tuple[int, int]:
     return (32, 16) if {"+avx2", "+fma"} <= features else (16, 16)
 
 
-def cache_bytes(root: Path) -> dict[int, int]:
-    """Level -> bytes of the data or unified cache, as far as the system tells."""
-    sizes: dict[int, int] = {}
-    for index in root.glob("index*"):
-        try:
-            level, kind, size = ((index / f).read_text().strip() for f in ("level", "type", "size"))
-        except OSError:
-            continue
-        match = re.fullmatch(r"(\d+)([KMG]?)", size)
-        if kind != "Instruction" and match:
-            scale = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}[match[2]]
-            sizes[int(level)] = int(match[1]) * scale
-    return sizes
-
-
-def nominal_ghz(root: Path) -> float | None:
-    """The clock that the system states; never the one of the moment, which would not repeat."""
-    try:
-        khz = (root / "sys/devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq").read_text()
-        return round(int(khz) / 1e6, 1)
-    except (OSError, ValueError):
-        pass
-    try:
-        text = (root / "proc/cpuinfo").read_text()
-    except OSError:
-        return None
-    stated = re.search(r"^model name.*@ ([\d.]+)GHz", text, re.MULTILINE)
-    if stated:
-        return float(stated[1])
-    # On x86 Linux counts two "bogomips" for a million ticks of the time stamp counter.
-    ticks = re.search(r"^bogomips\s*: ([\d.]+)", text, re.MULTILINE)
-    return round(float(ticks[1]) / 2000, 1) if ticks else None
-
-
 # -- compiling and loading -----------------------------------------------------------------------
 
 
 @cache
-def _initialise() -> None:
+def _llvm() -> Any:
+    """llvmlite's binding. Loading it takes a while, and running compiled models never needs it."""
+    import llvmlite.binding as llvm
+
     # The emitter writes instructions in the order in which they need the fewest registers. LLVM's
     # scheduler would move loads up, and spill: up to three times slower.
     llvm.set_option("cnnc", "-enable-misched=false")
     llvm.initialize_all_targets()
     llvm.initialize_all_asmprinters()
+    return llvm
+
+
+@cache
+def llvm_build() -> str:
+    """What tells one build of LLVM from another, found without loading it.
+
+    Raises:
+        CnncError: llvmlite is not installed.
+    """
+    spec = find_spec("llvmlite")
+    if spec is None or not spec.submodule_search_locations:
+        raise CnncError(Diagnostic("llvmlite is not installed", help="pip install llvmlite"))
+    folder = Path(spec.submodule_search_locations[0])
+    libraries = [(f.name, f.stat()) for f in sorted(folder.glob("binding/*llvmlite.*"))]
+    stamps = [(name, status.st_size, status.st_mtime_ns) for name, status in libraries]
+    return repr(((folder / "_version.py").read_text(encoding="utf-8"), stamps))
 
 
 @cache
 def machine(target: Target) -> Any:
     """LLVM's `TargetMachine` for the target: position-independent code in the small model."""
-    _initialise()
-    return llvm.Target.from_triple(target.triple).create_target_machine(
-        cpu=target.cpu, features=target.features, opt=2, reloc="pic", codemodel="default"
+    return (
+        _llvm()
+        .Target.from_triple(_elf_triple(target.triple))
+        .create_target_machine(
+            cpu=target.cpu, features=target.features, opt=2, reloc="pic", codemodel="default"
+        )
     )
+
+
+def _elf_triple(triple: str) -> str:
+    """The triple for object code in ELF, which is linked here, whatever the system's own format."""
+    return triple if "linux" in triple else f"{triple}-elf"
 
 
 def compile_object(llvm_text: str, target: Target, *, optimise: bool = False) -> bytes:
@@ -257,10 +270,10 @@ def assembly(llvm_text: str, target: Target, *, optimise: bool = False) -> str:
 
 @contextmanager
 def _module(llvm_text: str, target: Target, optimise: bool) -> Iterator[Any]:
-    compiler = machine(target)
+    compiler, llvm = machine(target), _llvm()
     # A context of its own, so that nothing of the module is left when it has been compiled.
     with llvm.create_context() as context, llvm.parse_assembly(llvm_text, context) as module:
-        module.triple = target.triple
+        module.triple = _elf_triple(target.triple)
         module.data_layout = str(compiler.target_data)
         module.verify()
         if optimise:
@@ -272,35 +285,8 @@ def _module(llvm_text: str, target: Target, optimise: bool) -> Iterator[Any]:
         yield module
 
 
-class Code:
-    """Object code in this process; addresses stay valid as long as the value lives."""
-
-    def __init__(self, jit: Any, library: Any) -> None:
-        # Threads that load their first code at the same time may have made one engine each.
-        self._jit, self._library = jit, library
-        # The library is unloaded when one of these is dropped, so every one is kept, also where two
-        # threads look for the same symbol. No lock: a forked child could find it taken for ever.
-        self._kept: list[Any] = []
-        self._addresses: dict[str, int] = {}
-
-    def address(self, symbol: str) -> int:
-        """The address of a symbol that the object defines.
-
-        Raises:
-            CnncError: it does not, or it calls a function that is not in this process.
-        """
-        if symbol not in self._addresses:
-            try:
-                found = self._jit.lookup(self._library.name, symbol)
-            except RuntimeError as error:
-                raise CnncError(f"cannot load `{symbol}`: {error}") from None
-            self._kept.append(found)
-            self._addresses[symbol] = int(found[symbol])
-        return self._addresses[symbol]
-
-
 def load_object(object_code: bytes, symbols: Mapping[str, int] | None = None) -> Code:
-    """Loads object code into this process.
+    """Links object code and loads it into this process.
 
     Args:
         object_code: what `compile_object` gave, for a target that can run here.
@@ -309,31 +295,9 @@ def load_object(object_code: bytes, symbols: Mapping[str, int] | None = None) ->
     Raises:
         CnncError: the object is damaged, or made for another architecture.
     """
-    if object_code[:_HEADER] != _native_header():
-        raise CnncError("the object code is damaged, or was compiled for another architecture")
-    builder = llvm.JITLibraryBuilder().add_object_img(object_code).add_current_process()
-    for name, address in (symbols or {}).items():
-        builder.import_symbol(name, address)
-    jit = _jit()
-    try:
-        return Code(jit, builder.link(jit, f"code{next(_NUMBERS)}"))
-    except RuntimeError as error:
-        raise CnncError(f"cannot load the object code: {error}") from None
+    from cnnc.codegen.elf import link_objects  # running what is compiled needs no linker
 
-
-_NUMBERS = itertools.count()  # of the libraries, which need names
-_HEADER = 20 if sys.platform == "linux" else 12  # ELF or Mach-O: format, file type, processor
-
-
-@cache
-def _native_header() -> bytes:
-    return compile_object("", native_target())[:_HEADER]
-
-
-@cache
-def _jit() -> Any:
-    # The machine is built anew: the engine takes its settings and may change them.
-    return llvm.create_lljit_compiler(machine.__wrapped__(native_target()))
+    return load_image(link_objects([object_code]), symbols)
 
 
 # -- measuring -----------------------------------------------------------------------------------

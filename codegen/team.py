@@ -20,7 +20,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from cnnc.codegen.host import Code, compile_object, load_object, native_target
+from cnnc.codegen.host import compile_object, native_target
+from cnnc.codegen.image import Code, Image, load_image
 from cnnc.codegen.team_text import team_text
 from cnnc.ir.location import CnncError, Diagnostic, OptionError
 from cnnc.ir.target import Target
@@ -33,7 +34,7 @@ _CROWDED_SPIN_NS = 2_000  # the same where threads outnumber processors and spin
 class _Native:
     """The team's functions in this process."""
 
-    object_code: bytes
+    image: bytes
     code: Code
     create: Callable[[int, int], int | None]
     run: Callable[[int | None, int, int], None]
@@ -47,34 +48,40 @@ def _native() -> _Native:
 
 
 @cache
-def team_object(target: Target) -> bytes:
-    """The team's object code for the target: what `provide_team` takes in another process."""
+def team_image(target: Target) -> bytes:
+    """The team's linked code for the target: what `provide_team` takes in another process."""
     same = (target.triple, target.cpu, target.features)
     host = native_target()
     if same == (host.triple, host.cpu, host.features):
-        return _native().object_code
+        return _native().image
     return _compiled(target)
 
 
 def _compiled(target: Target) -> bytes:
-    return compile_object(team_text(target.triple), target, optimise=True)
+    from cnnc.codegen.elf import link_objects  # running what is compiled needs no linker
+
+    code = compile_object(team_text(target.triple), target, optimise=True)
+    return link_objects([code]).to_bytes()
 
 
-def provide_team(object_code: bytes) -> None:
+def provide_team(image: bytes) -> None:
     """Spares this process the compilation of the team; without effect if it has one already.
 
+    Args:
+        image: what `team_image` gave, for a target that can run here.
+
     Raises:
-        CnncError: the object code is damaged, or made for another architecture.
+        CnncError: the image is damaged, or made for another architecture.
     """
     if not _LOADED:
-        code, handle = load_object(object_code), ctypes.c_void_p
+        code, handle = load_image(Image.from_bytes(image)), ctypes.c_void_p
         create = ctypes.CFUNCTYPE(handle, ctypes.c_int64, ctypes.c_int64)
         run, destroy = (
             ctypes.CFUNCTYPE(None, handle, handle, handle),
             ctypes.CFUNCTYPE(None, handle),
         )
         native = _Native(
-            object_code,
+            image,
             code,
             create(code.address("cnnc_team_create")),
             run(code.address("cnnc_team_run")),
@@ -182,7 +189,7 @@ def team(threads: int) -> Team:
 
 
 def team_symbols() -> dict[str, int]:
-    """What the functions that a team runs may call: symbol -> address, for `load_object`."""
+    """What the functions that a team runs may call: symbol -> address, for `load_image`."""
     names = ("cnnc_take", "cnnc_done", "cnnc_wait")
     return {name: _native().code.address(name) for name in names}
 

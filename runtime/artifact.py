@@ -3,7 +3,7 @@
     save("net.cnnca", artifact)
     artifact = load("net.cnnca")      # the weights stay in the file, mapped into memory
 
-A file is a header, the manifest as JSON, the model's and the thread team's object code, and, from a
+A file is a header, the manifest as JSON, the model's and the thread team's linked code, and, from a
 multiple of 4096 bytes on, the packed weights with a line of zeros behind them. The header has their
 sizes and a checksum of everything but the weights, which have a quick one of their own.
 
@@ -64,6 +64,7 @@ class Machine:
     triple: str
     cpu: str
     features: str
+    fingerprint: str  # of the processor that it was made on, if it runs there; else empty
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +87,11 @@ class Manifest:
 
 @dataclass(frozen=True, eq=False)
 class Artifact:
-    """A compiled model: manifest, object code, packed weights."""
+    """A compiled model: manifest, linked code, packed weights."""
 
     manifest: Manifest
     code: bytes
-    team: bytes  # object code of the thread team
+    team: bytes  # linked code of the thread team
     weights: Array  # uint8, whole cache lines from the start of one, and one to read behind them
 
     def to_bytes(self) -> bytes:

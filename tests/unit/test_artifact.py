@@ -74,7 +74,7 @@ def test_loading_needs_none_of_the_compiler(saved: Path) -> None:
 import sys, numpy as np, cnnc
 y = cnnc.load_compiled({str(saved)!r})(np.zeros((1, 1, 8, 8), np.float32))
 assert y.shape == (1, 10)
-heavy = ("lark", "networkx", "pydantic", "cnnc.driver", "cnnc.passes", "cnnc.ir.graph")
+heavy = ("llvmlite", "lark", "networkx", "pydantic", "cnnc.driver", "cnnc.passes", "cnnc.ir.graph")
 print([name for name in (*heavy, "cnnc.codegen.kernels", "cnnc.frontends") if name in sys.modules])
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
@@ -149,7 +149,8 @@ def test_version_stands_for_what_code_expects() -> None:
 
 def test_other_processors_are_refused(model: CompiledModel) -> None:
     manifest = model.artifact.manifest
-    machine = replace(manifest.machine, features=manifest.machine.features + ",+frobnicate")
+    features = manifest.machine.features + ",+frobnicate"
+    machine = replace(manifest.machine, features=features, fingerprint="of another one")
     artifact = replace(model.artifact, manifest=replace(manifest, machine=machine))
     with pytest.raises(OptionError, match=r"it cannot run on this machine(.|\n)*lacks frobnicate"):
         link(artifact)
@@ -222,11 +223,11 @@ def test_plain_data_goes_there_and_back() -> None:
         ([], "`machine` should be Machine, is []"),
         ({"name": "a", "triple": "b", "cpu": "c"}, "`machine` lacks the field `features`"),
         (
-            {"name": "a", "triple": "b", "cpu": "c", "features": "", "x": 1},
+            {"name": "a", "triple": "b", "cpu": "c", "features": "", "fingerprint": "", "x": 1},
             "`machine` has an unknown field `x`",
         ),
         (
-            {"name": "a", "triple": 1, "cpu": "c", "features": ""},
+            {"name": "a", "triple": 1, "cpu": "c", "features": "", "fingerprint": ""},
             "`machine.triple` should be str, is 1",
         ),
     ],

@@ -197,11 +197,14 @@ def test_machine_and_versions_make_a_difference(
     small: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = {key(small), key(small, target="x86-64-v3"), key(small, target="x86-64")}
-    for name, value in (("versions", dict), ("code_hash", lambda: "other"), ("VERSION", 0)):
+    other = {"VERSION": 0} | {
+        name: lambda: "other" for name in ("llvm_build", "code_hash", "fingerprint")
+    }
+    for name, value in other.items():
         with monkeypatch.context() as patch:
             patch.setattr(keys, name, value)
             found.add(key(small))
-    assert len(found) == 6
+    assert len(found) == 7
 
 
 def test_code_hash_covers_the_rooms() -> None:

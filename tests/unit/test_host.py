@@ -10,7 +10,6 @@ import pytest
 
 from cnnc.codegen.host import (
     assembly,
-    cache_bytes,
     can_run,
     compile_object,
     has_fma,
@@ -19,10 +18,10 @@ from cnnc.codegen.host import (
     measure_peak,
     named_target,
     native_target,
-    nominal_ghz,
     peak_text,
     target_names,
 )
+from cnnc.codegen.processor import cache_bytes, nominal_ghz
 from cnnc.ir.location import CnncError, OptionError
 
 ADD = "define i64 @add(i64 %a, i64 %b) {\n  %c = add i64 %a, %b\n  ret i64 %c\n}\n"
@@ -76,7 +75,7 @@ def test_code_is_compiled_loaded_and_called() -> None:
     code = load_object(compile_object(ADD, native_target()))
     function = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
     assert function(code.address("add"))(40, 2) == 42
-    with pytest.raises(CnncError, match="cannot load `subtract`: Symbols not found"):
+    with pytest.raises(CnncError, match="cannot load `subtract`: the object code does not"):
         code.address("subtract")
 
 
@@ -104,7 +103,7 @@ def test_compilation_repeats() -> None:
 
 @pytest.mark.parametrize("data", [b"", b"garbage", compile_object(ADD, named_target(FOREIGN))])
 def test_foreign_objects_are_refused(data: bytes) -> None:
-    with pytest.raises(CnncError, match="damaged, or was compiled for another architecture"):
+    with pytest.raises(CnncError, match="damaged|for another architecture"):
         load_object(data)
 
 

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from cnnc.codegen.host import Code, compile_object, load_object, named_target, native_target
+from cnnc.codegen.host import compile_object, load_object, named_target, native_target
+from cnnc.codegen.image import Code
 from cnnc.codegen.team import Team, default_threads, quota_cpus, team, team_symbols
 from cnnc.codegen.team_text import team_text
 from cnnc.ir.location import OptionError
