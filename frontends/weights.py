@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 
 from cnnc.ir.graph import Graph
 from cnnc.ir.location import CnncError, Diagnostic
-from cnnc.ir.op import Array
+from cnnc.ir.op import Array, Fusable
 
 SUFFIXES = (".safetensors", ".npz")
 
@@ -63,11 +63,21 @@ def _read_safetensors(path: Path) -> dict[str, Array]:
 
 
 def trainable(graph: Graph) -> int:
-    """Number of trainable parameters: weights, biases, scales and shifts, each counted once."""
-    found = {
-        operand
-        for node in graph.nodes
-        for role, operand in zip(node.op.operands, node.operands, strict=False)
-        if role.rstrip("?*") in TRAINED and operand in graph.constants
-    }
-    return sum(graph.constants[name].size for name in found)
+    """Number of trainable parameters: weights, biases, scales and shifts, each counted once.
+
+    The constants of an epilogue are scales and shifts.
+    """
+    found: set[str] = set()
+    for node in graph.nodes:
+        own, extras = (
+            node.op.split(node.operands)
+            if isinstance(node.op, Fusable)
+            else (
+                node.operands,
+                (),
+            )
+        )
+        roles = zip(node.op.operands, own, strict=False)
+        found.update(operand for role, operand in roles if role.rstrip("?*") in TRAINED)
+        found.update(extras)
+    return sum(graph.constants[name].size for name in found & graph.constants.keys())

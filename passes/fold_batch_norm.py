@@ -7,6 +7,8 @@ At inference batch_norm(x) = s * x + t for two constants a channel. With conv fo
     conv(batch_norm(x), w, b) = conv(x, w * s, b + w * t)      sums over the input channels
     batch_norm(x) = add(mul(x, s), t)                          where neither is legal
 
+A depthwise convolution of a single tap is such a product and sum too, and is folded alike.
+
 | case                                               | what happens                           |
 |----------------------------------------------------|----------------------------------------|
 | batch norm after a convolution, any groups         | into its weights                       |
@@ -35,7 +37,7 @@ import numpy as np
 
 from cnnc.ir.graph import Builder, Graph, Node
 from cnnc.ir.op import Array
-from cnnc.ir.ops import Add, BatchNorm, Linear, Mul
+from cnnc.ir.ops import Add, BatchNorm, Conv2d, Linear, Mul
 from cnnc.passes.base import Context, Pass, apply_rules, merge_locations
 
 
@@ -87,7 +89,7 @@ def fold_into_consumer(builder: Builder, node: Node) -> bool:
 
 def lower(builder: Builder, node: Node) -> bool:
     """batch_norm(x) = add(mul(x, s), t)"""
-    found = _scale_shift(builder, node)
+    found = _scale_shift(builder, node) if isinstance(node.op, BatchNorm) else None
     if found is None:
         return False
     x, y = node.operands[0], node.name
@@ -103,12 +105,25 @@ def lower(builder: Builder, node: Node) -> bool:
 
 
 def _scale_shift(builder: Builder, node: Node) -> tuple[Array, Array] | None:
-    """(s, t) in float64, each [C], of a batch norm with constant parameters."""
+    """(s, t) in float64, each [C], of a batch norm with constant parameters or its like."""
+    if isinstance(node.op, Conv2d) and not node.op.epilogue and not node.op.bordered:
+        return _one_tap(builder, node)
     if not isinstance(node.op, BatchNorm):
         return None
     parameters = [builder.constants.get(name) for name in node.operands[1:]]
     given = [array for array in parameters if array is not None]
     return node.op.scale_shift(*given) if len(given) == len(parameters) else None
+
+
+def _one_tap(builder: Builder, node: Node) -> tuple[Array, Array] | None:
+    """(s, t) of a depthwise convolution with one tap."""
+    assert isinstance(node.op, Conv2d)
+    parameters = _parameters(builder, node)
+    if parameters is None or node.op.stride != (1, 1):
+        return None
+    weight, bias = parameters
+    depthwise = weight.shape == (node.op.groups, 1, 1, 1)
+    return (weight.reshape(-1), bias) if depthwise else None
 
 
 def _parameters(builder: Builder, conv: Node) -> tuple[Array, Array] | None:

@@ -3,21 +3,34 @@
     d = sub(x, mean(x))
     div(d, sqrt(add(mean(mul(d, d)), epsilon))) = normalize(x)
     div(x, sqrt(add(mean(mul(x, x)), epsilon))) = normalize(x) {centred=false}
+    transpose(normalize(transpose(x))) = normalize(x)         over x's own axes, in x's order
 
 with means over the same axes, which are kept, and one number as epsilon. The quotient may be a
 product with the reciprocal. Scale and shift that follow become the epilogue, as everywhere. Where
-the variance or its root is needed elsewhere, nothing is done.
+the variance or its root is needed elsewhere, nothing is done. The last line is how channels of maps
+are normalised where an op normalises last axes alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from cnnc.ir.graph import Builder, Node
 from cnnc.ir.op import Op
-from cnnc.ir.ops import Add, Div, GlobalAvgPool, How, Mul, Normalize, Reduction, Sqrt, Sub
+from cnnc.ir.ops import (
+    Add,
+    Div,
+    GlobalAvgPool,
+    How,
+    Mul,
+    Normalize,
+    Reduction,
+    Sqrt,
+    Sub,
+    Transpose,
+)
 from cnnc.passes.base import Rule, RulePass, merge_locations
 
 Axes = tuple[int, ...]
@@ -44,6 +57,31 @@ def recognise_norm(builder: Builder, node: Node) -> bool:
         builder.sweep([value for value in read if value != source])
         return True
     return False
+
+
+def drop_transposes(builder: Builder, node: Node) -> bool:
+    """transpose(normalize(transpose(x))) = normalize(x), if the axes come back to their order"""
+    norm = _made_by(builder, node.operands[0], Normalize) if node.operands else None
+    inner = _made_by(builder, norm.operands[0], Transpose) if norm else None
+    if norm is None or inner is None or not isinstance(node.op, Transpose):
+        return False
+    assert isinstance(norm.op, Normalize) and isinstance(inner.op, Transpose)
+    back, there, rank = node.op.perm, inner.op.perm, len(node.op.perm)
+    extras = [builder.constants.get(value) for value in norm.operands[1:]]
+    if [there[axis] for axis in back] != list(range(rank)) or norm.op.groups > 1:
+        return False
+    if not builder.used_once(norm.name) or any(array is None for array in extras):
+        return False
+    axes = tuple(sorted(there[axis] for axis in norm.op.places(rank)))
+    operands = [inner.operands[0]]
+    for name, array in zip(norm.operands[1:], extras, strict=True):
+        assert array is not None
+        lifted = array.reshape((1,) * (rank - array.ndim) + array.shape).transpose(back)
+        operands.append(builder.constant(builder.fresh(f"{name}.moved"), lifted.copy()))
+    op, locations = replace(norm.op, axes=axes), merge_locations(norm, inner, node)
+    builder.replace(node, op=op, operands=operands, locations=locations)
+    builder.sweep([*norm.results, *norm.operands])
+    return True
 
 
 def _made_by(builder: Builder, value: str, kind: type[Op]) -> Node | None:
@@ -122,4 +160,4 @@ class RecogniseNorms(RulePass):
     """Recognise normalisations that are written as means, differences and roots."""
 
     name: ClassVar[str] = "recognise-norms"
-    rules: ClassVar[tuple[Rule, ...]] = (recognise_norm,)
+    rules: ClassVar[tuple[Rule, ...]] = (recognise_norm, drop_transposes)

@@ -173,6 +173,7 @@ COUNTS = {
     "mobilenet_v2": 3_504_872,
     "mobilenet_v3_small": 2_542_856,
     "shufflenet_v2": 2_278_604,
+    "convnext_tiny": 28_589_128,
     "teaching": 51_382_538,
     "dcgan_g": 3_576_704,
 }
@@ -199,7 +200,7 @@ def test_activations_keep_their_size(name: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", ["resnet101", "resnet152", "resnext50_32x4d", "densenet121", "vgg16"]
+    "name", ["resnet101", "resnet152", "resnext50_32x4d", "densenet121", "convnext_tiny", "vgg16"]
 )
 def test_activations_of_big_models_keep_their_size(name: str) -> None:
     text = (ZOO / f"{name}.cnn").read_text().replace("224, 224", "64, 64")
