@@ -79,7 +79,7 @@ def drop_transposes(builder: Builder, node: Node) -> bool:
         lifted = array.reshape((1,) * (rank - array.ndim) + array.shape).transpose(back)
         operands.append(builder.constant(builder.fresh(f"{name}.moved"), lifted.copy()))
     op, locations = replace(norm.op, axes=axes), merge_locations(norm, inner, node)
-    builder.replace(node, op=op, operands=operands, locations=locations)
+    builder.replace(node, op=op, operands=tuple(operands), locations=locations)
     builder.sweep([*norm.results, *norm.operands])
     return True
 
