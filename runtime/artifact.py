@@ -15,7 +15,6 @@ from __future__ import annotations
 import json
 import mmap
 import os
-import secrets
 import struct
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -120,6 +119,8 @@ def save(path: str | Path, artifact: Artifact, *, private: bool = False) -> None
     Raises:
         CnncError: it cannot be written, or a part of the model runs in NumPy.
     """
+    import secrets  # a millisecond, which loading is spared
+
     pieces, path = _pieces(artifact), Path(path)
     part = path.with_name(f".{path.name}.{secrets.token_hex(8)}{PART}")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
