@@ -50,9 +50,8 @@ def fold_into_producer(builder: Builder, node: Node) -> bool:
     if found is None or parameters is None or not builder.used_once(conv.name):
         return False
     (scale, shift), (weight, bias) = found, parameters
-    split = conv.op.grouped(weight)
-    split *= scale.reshape(*split.shape[:2], 1, 1)
-    operands = _constants(builder, conv, weight, bias * scale + shift)
+    factor = scale.reshape(*conv.op.grouped(weight).shape[:2], 1, 1)
+    operands = _constants(builder, conv, _scaled(conv.op, weight, factor), bias * scale + shift)
     if operands is None:
         return False
     locations = merge_locations(conv, node)
@@ -77,8 +76,7 @@ def fold_into_consumer(builder: Builder, node: Node) -> bool:
     split = node.op.grouped(weight)
     inputs = (split.shape[0], 1, split.shape[2], 1)
     bias = bias + (split * shift.reshape(inputs)).sum(axis=(2, 3)).reshape(-1)
-    split *= scale.reshape(inputs)
-    own = _constants(builder, node, weight, bias)
+    own = _constants(builder, node, _scaled(node.op, weight, scale.reshape(inputs)), bias)
     if own is None:
         return False
     operands = (norm.operands[0], *own[1:])
@@ -127,15 +125,24 @@ def _one_tap(builder: Builder, node: Node) -> tuple[Array, Array] | None:
 
 
 def _parameters(builder: Builder, conv: Node) -> tuple[Array, Array] | None:
-    """Copies of (weight, bias) in float64, if they are constants; a missing bias is zero."""
+    """(weight, bias in float64), if they are constants; a missing bias is zero."""
     assert isinstance(conv.op, Linear)
     own, _ = conv.op.split(conv.operands)
     arrays = [builder.constants.get(name) for name in own[1:]]
     if any(array is None for array in arrays):
         return None
-    weight, *rest = (np.array(array, np.float64, order="C") for array in arrays)
+    weight, *rest = (np.ascontiguousarray(array) for array in arrays)
     outputs = conv.op.grouped(weight).shape[:2]
-    return weight, rest[0] if rest else np.zeros(outputs[0] * outputs[1])
+    return weight, rest[0].astype(np.float64) if rest else np.zeros(outputs[0] * outputs[1])
+
+
+def _scaled(op: Linear, weight: Array, factor: Array) -> Array:
+    """The weight times the factor, which is for its groups; NumPy converts a cacheful at a time."""
+    result = np.empty_like(weight)
+    out = op.grouped(result)
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        np.multiply(op.grouped(weight), factor, out=out, dtype=np.float64, casting="same_kind")
+    return result
 
 
 def _constants(builder: Builder, conv: Node, weight: Array, bias: Array) -> Sequence[str] | None:
@@ -144,7 +151,7 @@ def _constants(builder: Builder, conv: Node, weight: Array, bias: Array) -> Sequ
     own, extras = conv.op.split(conv.operands)
     dtype = builder.types[own[1]].dtype.numpy
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        weight, bias = weight.astype(dtype), bias.astype(dtype)
+        bias = bias.astype(dtype)
     if not (np.isfinite(weight).all() and np.isfinite(bias).all()):
         return None
     operands = [own[0], builder.constant(builder.fresh(f"{own[1]}.folded"), weight)]

@@ -146,17 +146,16 @@ class WinogradConv(Kernel):
 
     def pack_weight(self, site: Site, weight: Array) -> Array:
         """[group][point][channel][block][lane], a group being `depth` output-channel blocks."""
-        out, channels = weight.shape[:2]
+        out, channels, kh, kw = weight.shape
         lanes, grid = site.target.lanes, grid_of(site, self.tile)
-        points = grid.points
         group = self.depth * lanes
-        packed = np.zeros((-(-out // group), points, channels, self.depth, lanes), np.float32)
-        for i in range(len(packed)):  # a group at a time bounds the float64 copies
-            part = grid.weights(weight[i * group : (i + 1) * group])
-            full = np.zeros((points, group, channels))
-            full[:, : part.shape[1]] = part
-            split_group = full.reshape(points, self.depth, lanes, channels)
-            packed[i] = split_group.transpose(0, 3, 1, 2)
+        groups = -(-out // group)
+        packed = np.empty((groups, grid.points, channels, self.depth, lanes), np.float32)
+        for i in range(groups):  # a group at a time bounds the float64 copies
+            full = np.zeros((kh, kw, channels, group), np.float32)
+            part = weight[i * group : (i + 1) * group]
+            full[..., : len(part)] = part.transpose(2, 3, 1, 0)
+            packed[i] = grid.weights(full).reshape(packed.shape[1:])
         return packed
 
     # -- program -----------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
+from typing import Any
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -18,6 +19,8 @@ from numpy.polynomial.polynomial import polyfromroots
 
 from cnnc.ir.loops import Constant, ProgramBuilder, Value, fma
 from cnnc.ir.op import Array
+
+_ALONE = 1 << 18  # multiplications that OpenBLAS does not share out among threads
 
 # By their number the pairs c, -c of finite points; 0 is one more where the points are odd in
 # number, infinity is the last one. Found by search for the least error on noise.
@@ -190,12 +193,10 @@ class Grid:
         return self.rows.n * self.columns.n
 
     def weights(self, weight: Array) -> Array:
-        """G g G' for every pair of channels, in float64: [OC, IC, kh, kw] -> [points, OC, IC]."""
-        out, channels = weight.shape[:2]
+        """G g G', computed in float64, for float32: [kh, kw, ...] -> [points, ...]."""
         both = np.kron(self.rows.weight, self.columns.weight)  # [points, kh * kw]
-        flat = weight.reshape(out * channels, -1).T.astype(np.float64)
-        result: Array = (both @ flat).reshape(-1, out, channels)
-        return result
+        flat = weight.reshape(both.shape[1], -1).astype(np.float64)
+        return _product(both, flat, np.float32).reshape(-1, *weight.shape[2:])
 
     def relative_error(self, weight: Array) -> float:
         """Largest error against float64 on sample inputs, relative to the result's range.
@@ -210,7 +211,7 @@ class Grid:
         d = rng.standard_normal((tiles, channels, rows.span, columns.span))
         d[tiles // 2 :] = np.maximum(d[tiles // 2 :], 0)
         d = d.astype(np.float32)
-        u = self.weights(sample).astype(np.float32)
+        u = self.weights(sample.transpose(2, 3, 0, 1))
         down, across = rows.input.astype(np.float32), columns.input.astype(np.float32)
         v = (down @ d @ across.T).reshape(tiles, channels, -1)
         products = np.matmul(u, v.transpose(2, 1, 0))  # [points, OC, tiles]
@@ -219,10 +220,23 @@ class Grid:
         windows = sliding_window_view(d.astype(np.float64), (rows.r, columns.r), (2, 3))
         windows = windows[:, :, :: rows.stride, :: columns.stride]
         patches = windows.transpose(1, 4, 5, 0, 2, 3).reshape(sample[0].size, -1)
-        exact = sample.reshape(out, -1).astype(np.float64) @ patches
+        exact = _product(sample.reshape(out, -1).astype(np.float64), patches, np.float64)
         wanted = exact.reshape(out, tiles, rows.m, columns.m)
         span = np.abs(wanted).max()
         return float(np.abs(got - wanted).max() / span) if span else 0.0
+
+
+def _product(a: Array, b: Array, dtype: type[np.floating[Any]]) -> Array:
+    """a @ b in pieces that BLAS multiplies on this thread: its threads wait for each other, which
+    on a busy machine takes ten times as long as the work."""
+    terms = min(a.shape[1], 512)
+    wide = max(_ALONE // (len(a) * terms), 1)
+    result = np.empty((len(a), b.shape[1]), dtype)
+    for at in range(0, b.shape[1], wide):
+        piece = b[:, at : at + wide]
+        starts = range(0, a.shape[1], terms)
+        result[:, at : at + wide] = sum(a[:, k : k + terms] @ piece[k : k + terms] for k in starts)
+    return result
 
 
 def combine(p: ProgramBuilder, matrix: Array, inputs: Sequence[Value]) -> list[Value]:

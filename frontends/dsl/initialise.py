@@ -9,8 +9,10 @@ a `bn` into a convolution has something to fold.
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import sha256
 from math import erf, exp, pi, prod, sqrt
@@ -67,8 +69,12 @@ class Random(Initialiser):
 
     def fill(self, slots: Mapping[str, Slot], builder: Builder) -> None:
         levels = self._levels(slots, builder)
-        for path, slot in slots.items():
-            builder.constants[path] = self._draw(path, slot.weight, levels.get(path, 1.0))
+
+        def draw(path: str) -> Array:
+            return self._draw(path, slots[path].weight, levels.get(path, 1.0))
+
+        with ThreadPoolExecutor(os.cpu_count()) as threads:  # NumPy draws without Python's lock
+            builder.constants.update(zip(slots, threads.map(draw, slots), strict=True))
 
     def _draw(self, path: str, weight: Weight, level: float) -> Array:
         key = int.from_bytes(sha256(f"{self.seed}:{path}".encode()).digest()[:16], "little")

@@ -211,7 +211,9 @@ def test_code_hash_covers_the_rooms() -> None:
     seen: list[str] = []
 
     def note(path: str) -> bytes:
-        seen.append(Path(path).resolve().relative_to(Path(keys.__file__).parents[1].resolve()).as_posix())
+        seen.append(
+            Path(path).resolve().relative_to(Path(keys.__file__).parents[1].resolve()).as_posix()
+        )
         return b""
 
     with pytest.MonkeyPatch.context() as patch:
