@@ -150,9 +150,14 @@ def _onnxruntime(model: str, graph: Graph, inputs: Outputs) -> Outputs:
         what = "comparing needs the `onnxruntime` package"
         raise CnncError(Diagnostic(what, help='pip install "cnnc[bench]"')) from None
     source = _with_outputs(model, graph) if Path(model).suffix == ".onnx" else _exported(graph)
-    session = onnxruntime.InferenceSession(source, providers=["CPUExecutionProvider"])
-    names = [output.name for output in session.get_outputs()]
-    return dict(zip(names, session.run(names, dict(inputs)), strict=True))
+    try:
+        session = onnxruntime.InferenceSession(source, providers=["CPUExecutionProvider"])
+        names = [output.name for output in session.get_outputs()]
+        return dict(zip(names, session.run(names, dict(inputs)), strict=True))
+    except Exception as error:  # its exceptions have no common base
+        help = "compare with the NumPy meaning instead: --against reference"
+        what = f"ONNX Runtime cannot run the model: {str(error).splitlines()[0]}"
+        raise CnncError(Diagnostic(what, help=help)) from None
 
 
 def _exported(graph: Graph) -> bytes:
