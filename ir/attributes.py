@@ -71,12 +71,18 @@ def _fields(cls: type[DataclassInstance]) -> tuple[_Field, ...]:
 
 def write_fields(value: DataclassInstance) -> str:
     """`{stride=[2,2]}`: the fields that differ from their defaults; empty if none does."""
-    texts = []
+    texts = [f"{name}={text}" for name, text in field_texts(value).items()]
+    return "{" + ", ".join(texts) + "}" if texts else ""
+
+
+def field_texts(value: DataclassInstance) -> dict[str, str]:
+    """Name -> text, of the fields that differ from their defaults."""
+    texts = {}
     for name, hint, required, default in _fields(type(value)):
         text = write_value(getattr(value, name), hint)
         if required or text != default:
-            texts.append(f"{name}={text}")
-    return "{" + ", ".join(texts) + "}" if texts else ""
+            texts[name] = text
+    return texts
 
 
 def write_value(value: Any, hint: Any) -> str:

@@ -19,34 +19,47 @@ from cnnc.cli.terminal import progress
     help="Where to; by default NAME.onnx here.",
 )
 @click.option("--optimised", is_flag=True, help="After the passes that suit every machine.")
+@click.option("--planned", is_flag=True, help="After all passes, to look at; nothing can run it.")
 @quiet_option
 def export(
-    model: str, settings: Settings, output: Path | None, optimised: bool, quiet: bool
+    model: str,
+    settings: Settings,
+    output: Path | None,
+    optimised: bool,
+    planned: bool,
+    quiet: bool,
 ) -> None:
     """Write MODEL as an ONNX file, with standard operators and its weights.
 
     A symbolic batch stays symbolic. With --optimised, batch normalisation is folded into weights
     and what changes nothing is gone.
 
+    With --planned every node is an operator of the domain `cnnc`: with what is fused into it, its
+    kernel, its layout and its place in memory as attributes. Look at the file in Netron.
+
     \b
     Example:
       cnnc export resnet18 -o resnet18.onnx
       cnnc export unet --size H=256 --size W=256
+      cnnc export resnet18 --planned -o resnet18-planned.onnx
     """
     from cnnc.driver import load_graph, optimise, resolve_target
-    from cnnc.frontends.onnx import export_onnx
+    from cnnc.frontends.onnx import export_onnx, picture
+    from cnnc.ir.location import OptionError
     from cnnc.options import Options
 
+    if optimised and planned:
+        raise OptionError("either --optimised or --planned, not both")
     options = Options.of(**settings)
     with progress(quiet) as say:
         say("parsing")
         graph = load_graph(model, options)
-        if optimised:
+        if optimised or planned:
             say("passes")
-            portable = options.model_copy(update={"passes": "portable"})
-            graph, _ = optimise(graph, portable, resolve_target(options.target))
+            chosen = options.model_copy(update={"passes": "portable"}) if optimised else options
+            graph, _ = optimise(graph, chosen, resolve_target(options.target))
         say("writing")
         path = output or Path(f"{graph.name}.onnx")
-        data = export_onnx(graph).SerializeToString()
+        data = (picture if planned else export_onnx)(graph).SerializeToString()
         path.write_bytes(data)
     click.echo(f"{path}: {len(data) / 1e6:.1f} MB, {len(graph.nodes)} nodes")

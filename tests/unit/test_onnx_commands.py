@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+import types
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -139,3 +141,36 @@ def test_session_takes_what_programs_for_onnxruntime_give(tiny: str) -> None:
 def test_there_is_nothing_else_of_that_kind() -> None:
     with pytest.raises(AttributeError, match="InferenceSesion"):
         cnnc.InferenceSesion  # noqa: B018
+
+
+def test_a_planned_graph_is_written_to_be_looked_at(tmp_path: Path) -> None:
+    path = tmp_path / "planned.onnx"
+    result = CliRunner().invoke(main, ["export", "lenet", "--planned", "-o", str(path)])
+    assert result.exit_code == 0, result.output
+    model = onnx.load(path)
+    onnx.checker.check_model(model)
+    nodes = {node.name: node for node in model.graph.node}
+    assert {node.domain for node in nodes.values()} == {"cnnc"}
+    attributes = {a.name: a for a in nodes["conv[1]"].attribute}
+    assert attributes["epilogue"].s == b"[tanh]"
+    assert b"conv{" in attributes["kernel"].s and attributes["predicted_us"].f > 0
+    assert attributes["type"].s.startswith(b"f32[N,16,10,10]")
+    assert [output.name for output in model.graph.output] == ["prob"]
+    both = CliRunner().invoke(main, ["export", "lenet", "--planned", "--optimised"])
+    assert both.exit_code == 1 and "not both" in both.stderr
+
+
+def test_what_onnx_runtime_refuses_is_said_in_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Refuses:
+        def __init__(self, *_: object, **__: object) -> None:
+            raise RuntimeError("no such operator\nand much more")
+
+    module = types.ModuleType("onnxruntime")
+    module.InferenceSession = Refuses  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "onnxruntime", module)
+    result = CliRunner().invoke(main, ["compare", "lenet", "--against", "onnxruntime"])
+    assert result.exit_code == 1
+    assert "ONNX Runtime cannot run the model: no such operator" in result.stderr
+    assert "much more" not in result.stderr
