@@ -2,6 +2,7 @@
 
 from cnnc.codegen.kernels.conv_direct import DirectConv
 from cnnc.codegen.kernels.conv_general import GeneralConv
+from cnnc.codegen.kernels.conv_grouped import GroupedConv
 from cnnc.codegen.kernels.conv_nd import ConvNdKernel
 from cnnc.codegen.kernels.conv_paired import PairedConv
 from cnnc.codegen.kernels.conv_transpose import TransposedConv
@@ -30,6 +31,7 @@ KERNELS: dict[str, type[Kernel]] = {
         WinogradConv,
         PairedConv,
         Depthwise,
+        GroupedConv,
         GeneralConv,
         ConvNdKernel,
         TransposedConv,
