@@ -25,6 +25,7 @@ from cnnc.ir.op import Array, Elementwise, Op
 from cnnc.ir.ops import (
     AlongAxis,
     Border,
+    Cast,
     Centre,
     Compress,
     Concat,
@@ -60,9 +61,10 @@ if TYPE_CHECKING:
 MAX_ELEMENTS = 1 << 36  # of one tensor for one image
 _MAX_NUMBER = (1 << 31) - 1  # of sizes, strides and the like
 _MAX_LIST = 4096  # numbers in a list that is read one by one
-_FLOATS = (DType.F32, DType.F64)
+_FLOATS = (DType.F16, DType.F32, DType.F64)
 _QUANTISED = (Quantize, Dequantize, Centre, DynamicScale, DynamicZero, ConvNd, MatMul)
 _MIXED = (Indexing, Compress, MaxUnpool, *_QUANTISED)  # take operands of different element types
+_SUMMING = (ConvNd, MatMul, Reduction)
 _ANY_TYPE = (
     *_MIXED,
     AlongAxis,
@@ -297,6 +299,21 @@ class Call:
             return self.integers(index) if self.given(index) else None
         return self.wholes(name, bounded=False) if self.has(name) else None
 
+    def pair(self) -> tuple[str, str]:
+        """The two operands; before opset 7 it is an attribute to which axes of a those of b go."""
+        a, b = self.operand(0), self.operand(1)
+        if self.opset >= 7:
+            return a, b
+        self.ignore("broadcast")
+        rank, other = self.type(a).rank, self.type(b)
+        if not self.has("axis") or other.rank == rank:
+            self.ignore("axis")
+            return a, b
+        after = rank - self.axis(self.whole("axis"), a) - other.rank
+        if after < 0:
+            raise Unsupported(f"b has more axes than a from axis={self.whole('axis')} on")
+        return a, self.add(self.reshape(b, (*other.shape, *(1,) * after)), b) if after else b
+
     def shape(self, index: int) -> Shape:
         """An input's shape."""
         if self.is_known(index):
@@ -408,11 +425,35 @@ class Call:
     def _wire(self, op: Op, operands: Sequence[str], names: Sequence[str]) -> tuple[str, ...]:
         if not isinstance(op, Elementwise):  # which checks its types itself
             self._check_floats(op, operands)
+            if self._is_half(op, operands):
+                return self._wire_wide(op, operands, names)
         self.importer.builder.add(op, operands, names, [self.location])
         for type in map(self.type, names):
             if prod(d for d in type.shape if isinstance(d, int)) > MAX_ELEMENTS:
                 raise Unsupported(f"its result would be absurdly large: {type}")
         return tuple(names)
+
+    def _is_half(self, op: Op, operands: Sequence[str]) -> bool:
+        """Whether an op computes with float16, and does not only move or compare elements."""
+        halves = {self.type(o).dtype for o in operands} == {DType.F16}
+        return halves and (isinstance(op, _SUMMING) or not isinstance(op, _ANY_TYPE))
+
+    def _wire_wide(self, op: Op, operands: Sequence[str], names: Sequence[str]) -> tuple[str, ...]:
+        """Computes in float32 and rounds the results, as sums of float16 would lose too much."""
+        builder, at = self.importer.builder, [self.location]
+        wide = [self.importer.fresh(f"{name}.wide") for name in names]
+        self._wire(op, [self._widened(o) for o in operands], wide)
+        for inner, name in zip(wide, names, strict=True):
+            builder.add(Cast(to=DType.F16), [inner], [name], at)
+        return tuple(names)
+
+    def _widened(self, value: str) -> str:
+        """The value's elements as float32."""
+        builder = self.importer.builder
+        name = self.importer.fresh(f"{value}.f32")
+        if value in builder.constants:
+            return builder.constant(name, builder.constants[value].astype(np.float32))
+        return builder.add(Cast(to=DType.F32), [value], [name], [self.location])
 
 
 def fix_size(names: Sequence[str]) -> str:

@@ -143,7 +143,7 @@ class Importer:
                     return []
                 found.append(name)
             elif name in self._makers:
-                read = set(filter(None, self._makers[name].reads)) - seen
+                read = set(filter(None, self._makers[name].reads)) - seen - self.known.keys()
                 seen |= read
                 pending += read
         return sorted(found)
@@ -230,6 +230,8 @@ class Importer:
             raise Unsupported(first.message, first.help) from None
 
     def _convert(self, call: Call) -> None:
+        if call.opset < 6:
+            call.ignore("consumed_inputs")
         standard = call.domain in DOMAINS and not self._bodies.is_local(call)
         converter = CONVERTERS.get(call.kind) if standard else None
         folder = FOLDERS.get(call.kind) if standard else None
@@ -241,7 +243,7 @@ class Importer:
         inputs = list(filter(None, call.inputs))
         constant = all(name in self.known for name in inputs)
         symbolic = any(self._is_symbolic(name) for name in inputs)
-        if folder is not None and (constant or call.kind in ("Shape", "Size")):
+        if folder is not None and (constant or self._is_typed(call)):
             try:
                 self._keep(call.output(0), folder(call))
                 return self._check(call)
@@ -249,17 +251,22 @@ class Importer:
                 if converter is None or symbolic:
                     raise
         if converter is None:
+            if folder is not None:
+                needs = {need for name in inputs for need in self.inputs_behind(name)}
+                raise Unsupported("its inputs are not known at import", _GENERIC, sorted(needs))
             body = self._bodies.find(call)
             if body is not None:
                 return self._inline(call, body)
-            if folder is not None:
-                raise Unsupported("its inputs are not known at import", _GENERIC)
             raise Unsupported("", HINTS.get(call.kind, _GENERIC))
         if constant and not symbolic:
             self._compute(call, converter)
         else:
             converter(call)
         return self._check(call)
+
+    def _is_typed(self, call: Call) -> bool:
+        """Whether a node reads but the types of its inputs, apart from known elements."""
+        return call.kind in ("Shape", "Size") or call.kind == "CastLike" and call.is_known(0)
 
     def _is_symbolic(self, name: str) -> bool:
         return name in self.known and self.known[name].dtype == object
@@ -284,11 +291,13 @@ class Importer:
             self._convert_inner(call, inner)
         self._open.pop()
         for outer, name in zip(call.outputs, placed.outputs, strict=False):
+            if not outer or outer not in self._used:
+                continue
             if not self._is_made(name):
                 raise Unsupported(f"nothing inside makes its output `{name}`")
-            if outer and outer != name and name in self.known:
+            if outer != name and name in self.known:
                 self.known[outer] = self.known[name]
-            elif outer and outer != name:
+            elif outer != name:
                 self.define(outer, self.value(name))
         call.ignore(*call.unread())
 

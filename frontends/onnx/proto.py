@@ -9,7 +9,7 @@ from typing import Any
 from cnnc.frontends.onnx.tensors import text
 from cnnc.ir.location import CnncError, Diagnostic, Location, ParseError
 
-OLDEST = 7
+OLDEST = 1
 DOMAINS = ("", "ai.onnx")
 MAX_BYTES = (1 << 31) - 1  # of a protobuf message
 
@@ -108,7 +108,6 @@ def opset_of(model: Any, file: str) -> int:
         message = f"opset {version} is newer than {newest}, the newest that is known"
         raise ParseError(Diagnostic(message, at, help="a newer `onnx` package may know it"))
     if version < OLDEST:
-        help = f"convert it: onnx.version_converter.convert_version(model, {max(OLDEST, 13)})"
-        message = f"opset {version} is older than {OLDEST}, the oldest that is supported"
-        raise ParseError(Diagnostic(message, at, help=help))
+        message = f"opset {version} is older than {OLDEST}, the oldest that there is"
+        raise ParseError(Diagnostic(message, at))
     return int(version)

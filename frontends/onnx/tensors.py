@@ -46,6 +46,13 @@ def element_type(number: int) -> np.dtype[Any] | None:
     return np.dtype(_TYPES[number][0]) if number in _TYPES else None
 
 
+def type_called(name: str) -> int:
+    """The `TensorProto.DataType` of that name, as in `FLOAT`; 0 for one that is not known."""
+    from onnx import TensorProto
+
+    return int(dict(TensorProto.DataType.items()).get(name, 0))
+
+
 def element_name(number: int) -> str:
     """What to call a `TensorProto.DataType` in messages."""
     return _TYPES[number][0] if number in _TYPES else _NAMES.get(number, f"number {number}")

@@ -24,6 +24,7 @@ from cnnc.ir.ops import (
     Mod,
     Mul,
     Pow,
+    PRelu,
     Relu,
     Relu6,
     Selu,
@@ -40,6 +41,20 @@ Converter = Callable[[Call], None]
 def simple(op: Op) -> Converter:
     """The op of all the node's inputs."""
     return lambda call: call.result(op, *call.operands())
+
+
+def binary(op: Op) -> Converter:
+    """The op of two inputs, which broadcast."""
+    return lambda call: call.result(op, *call.pair())
+
+
+def prelu(call: Call) -> None:
+    """PRelu: a slope for each channel before opset 7, then one that broadcasts."""
+    x, slope = call.operand(0), call.operand(1)
+    old, shape = call.opset < 7, call.type(slope).shape
+    if old and len(shape) == 1 and shape != (1,):
+        slope = call.add(call.reshape(slope, (*shape, *(1,) * (call.type(x).rank - 2))), slope)
+    call.result(PRelu(), x, slope)
 
 
 def with_alpha(op: type[LeakyRelu | Elu | Celu | ThresholdedRelu], default: float) -> Converter:
@@ -152,7 +167,7 @@ def power(call: Call) -> None:
         return call.result(Mul(), x, x)
     if exponent == 3:
         return call.result(Mul(), call.add(Mul(), x, x), x)
-    power = call.operand(1)
+    x, power = call.pair()
     if call.type(x).dtype.is_float and call.type(power).dtype is not call.type(x).dtype:
         power = call.add(Cast(to=call.type(x).dtype), power)
     return call.result(Pow(), x, power)

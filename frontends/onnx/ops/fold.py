@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from cnnc.frontends.onnx.call import Call, Unsupported, fix_size
+from cnnc.frontends.onnx.ops.logic import cast_target
 from cnnc.frontends.onnx.tensors import element_name, element_type
 from cnnc.ir.location import ShapeError
 from cnnc.ir.op import Array
@@ -206,11 +207,23 @@ def identity(call: Call) -> Array:
 
 def cast(call: Call) -> Array:
     """Cast between numbers; symbolic sizes stay what they are."""
-    number = call.whole("to")
-    call.ignore("saturate", "round_mode")  # they are for 8-bit floats, which are refused
+    number = cast_target(call)
     dtype = element_type(number)
     if dtype is None:
         raise Unsupported(f"a cast to {element_name(number)}")
+    return _cast(call, dtype)
+
+
+def cast_like(call: Call) -> Array:
+    """CastLike, for which the second input's type is enough."""
+    type = call.input_type(1)
+    if type is None:
+        raise Unsupported("a cast to a type that is not supported")
+    return _cast(call, type.dtype.numpy)
+
+
+def _cast(call: Call, dtype: np.dtype[Any]) -> Array:
+    call.ignore("saturate", "round_mode")  # they are for 8-bit floats, which are refused
     x = call.known(0)
     if x.dtype == object:
         if dtype == np.bool_:

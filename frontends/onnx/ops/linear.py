@@ -180,6 +180,8 @@ def _reversed(call: Call, groups: int) -> str:
 def gemm(call: Call) -> None:
     """Gemm: alpha * A' @ B' + beta * C, with constants folded into the weight and the bias."""
     alpha, beta = call.real("alpha", 1.0), call.real("beta", 1.0)
+    if call.opset < 7:
+        call.ignore("broadcast")
     turned_a, turned_b = call.flag("transA"), call.flag("transB")
     for index in (0, 1):
         if len(call.shape(index)) != 2:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from cnnc.frontends.onnx.call import Call, Unsupported
-from cnnc.frontends.onnx.tensors import element_name, element_type
+from cnnc.frontends.onnx.tensors import element_name, element_type, type_called
 from cnnc.ir.op import Op
 from cnnc.ir.ops import BitShift, Cast, Direction, IsInf
 from cnnc.ir.types import DType
@@ -15,12 +15,19 @@ _HELP = "export the model with float32, or with whole numbers that NumPy has"
 
 def cast(call: Call) -> None:
     """Cast between numbers and truth values."""
-    number = call.whole("to")
+    number = cast_target(call)
     call.ignore("saturate", "round_mode")  # they are for 8-bit floats, which are refused
     dtype = element_type(number)
     if dtype is None:
         raise Unsupported(f"a cast to {element_name(number)}", _HELP)
     _cast(call, DType(dtype.name))
+
+
+def cast_target(call: Call) -> int:
+    """The type that is cast to, whose name the attribute was before opset 6."""
+    if call.opset >= 6:
+        return call.whole("to")
+    return type_called(call.word("to"))
 
 
 def cast_like(call: Call) -> None:
@@ -38,7 +45,7 @@ def _cast(call: Call, to: DType) -> None:
 
 def swapped(op: Op) -> Callable[[Call], None]:
     """The op of two inputs the other way round."""
-    return lambda call: call.result(op, call.operand(1), call.operand(0))
+    return lambda call: call.result(op, *reversed(call.pair()))
 
 
 def is_inf(call: Call) -> None:

@@ -37,8 +37,9 @@ def identity(call: Call) -> None:
 
 
 def reshape(call: Call) -> None:
-    """Reshape to a known shape, whose sizes may be symbolic."""
-    x, dims = call.operand(0), call.sizes(1)
+    """Reshape to a known shape, whose sizes may be symbolic; it is an input since opset 5."""
+    x = call.operand(0)
+    dims: Sequence[Dim] = call.wholes("shape") if call.opset < 5 else call.sizes(1)
     type = call.type(x)
     if call.flag("allowzero") and 0 in dims:
         numbers = [d for d in dims if isinstance(d, int) and d >= 0]
@@ -292,8 +293,11 @@ def expand(call: Call) -> None:
 
 
 def tile(call: Call) -> None:
-    """Tile."""
+    """Tile; of one axis before opset 6."""
     x, repeats = call.operand(0), call.integers(1)
+    if call.opset < 6:
+        axis = call.axis(int(call.number(2)), x)
+        repeats = tuple(int(call.number(1)) if i == axis else 1 for i in range(call.type(x).rank))
     call.result(Tile(repeats=repeats), x)
 
 
@@ -302,7 +306,7 @@ def pad(call: Call) -> None:
     x, mode = call.operand(0), call.word("mode", "constant")
     if mode not in [filling.value for filling in Filling]:
         raise Unsupported(f"mode={mode}")
-    pads = call.either("pads", 1, 11)
+    pads = call.either("pads" if call.opset >= 2 else "paddings", 1, 11)
     if call.opset >= 11:
         value = call.number(2) if call.given(2) else 0.0
     else:

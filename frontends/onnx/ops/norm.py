@@ -22,6 +22,7 @@ from cnnc.ir.ops import (
     How,
     Mul,
     Normalize,
+    Pow,
     Reduction,
     Reshape,
     Softmax,
@@ -42,7 +43,8 @@ def batch_normalization(call: Call) -> None:
     if any(call.outputs[1:]):
         raise Unsupported("it has outputs for training", _EVAL)
     epsilon = call.real("epsilon", 1e-5)
-    call.ignore("is_test", "consumed_inputs")
+    if call.opset < 7 and not call.flag("is_test"):
+        raise Unsupported("is_test is off", _EVAL)
     if all(call.is_known(index) for index in range(1, 5)):
         return call.result(BatchNorm(epsilon=epsilon), *call.operands())
     x = call.operand(0)
@@ -79,6 +81,8 @@ def dropout(call: Call) -> None:
     x, rate = call.operand(0), call.real("ratio", 0.5)
     if call.opset >= 12 and call.given(1):
         rate = call.number(1)
+    if call.opset < 7 and rate and not call.flag("is_test"):
+        raise Unsupported("is_test is off", _EVAL)
     if call.given(2) and call.number(2) and rate:
         raise Unsupported("training_mode is on", _EVAL)
     call.result(Dropout(rate=rate), x)
@@ -130,16 +134,13 @@ def _along(call: Call, op: Callable[[int], Op]) -> None:
 def lrn(call: Call) -> None:
     """LRN: x / (bias + alpha * m) ** beta, m the mean of squares over neighbouring channels.
 
-    The channels become rows, so that the mean is a pool; the power is made of roots.
+    The channels become rows, so that the mean is a pool; the usual powers are made of roots.
     """
     size = call.whole("size")
     alpha, beta, bias = call.real("alpha", 1e-4), call.real("beta", 0.75), call.real("bias", 1.0)
     x = call.operand(0)
     type = call.type(x)
-    roots = {0.25: (2,), 0.5: (1,), 0.75: (1, 2), 1.0: (0,)}.get(beta)
-    if roots is None:
-        raise Unsupported(f"beta={beta:g}, only 0.25, 0.5, 0.75 and 1")
-    if type.rank != 4 or not isinstance(type.shape[1], int) or not 1 <= size <= _MOST_CHANNELS:
+    if type.rank < 2 or not isinstance(type.shape[1], int) or not 1 <= size <= _MOST_CHANNELS:
         raise Unsupported(f"size={size} over {type}")
     rows = call.add(Reshape(shape=(0, 1, type.shape[1], -1)), call.add(Mul(), x, x))
     pool = AvgPool2d(
@@ -149,6 +150,10 @@ def lrn(call: Call) -> None:
     mean = call.add(call.reshape(rows, type.shape), rows)
     scaled = call.add(Mul(), mean, call.scalar("alpha", alpha, x))
     base = call.add(Add(), scaled, call.scalar("bias", bias, x))
+    roots = {0.25: (2,), 0.5: (1,), 0.75: (1, 2), 1.0: (0,)}.get(beta)
+    if roots is None:
+        divisor = call.add(Pow(), base, call.scalar("beta", beta, x))
+        return call.result(Div(), x, divisor)
     powers = []  # base ** 1, base ** 0.5, base ** 0.25, as far as they are needed
     for count in range(max(roots) + 1):
         base = call.add(Sqrt(), base) if count else base
@@ -156,4 +161,4 @@ def lrn(call: Call) -> None:
     divisor = powers[roots[0]]
     for count in roots[1:]:
         divisor = call.add(Mul(), divisor, powers[count])
-    call.result(Div(), x, divisor)
+    return call.result(Div(), x, divisor)

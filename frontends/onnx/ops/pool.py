@@ -26,15 +26,13 @@ from cnnc.ir.ops import (
     MaxPoolPlaces,
     MaxUnpool,
     Mul,
+    Pow,
     Reduction,
     Reshape,
     Sqrt,
 )
 
 Slide = Callable[[str, Window], str]  # (maps, window on them) -> what was made of the windows
-
-
-_MOST_POWER = 16
 
 
 def max_pool(call: Call) -> None:
@@ -86,11 +84,9 @@ def average_pool(call: Call) -> None:
 
 
 def lp_pool(call: Call) -> None:
-    """LpPool with p = 1, 2, 4, ...: convolutions with ones sum up the windows."""
+    """LpPool: convolutions with ones sum up the windows."""
     window, ceil_mode = _window(call)
-    x, p = call.operand(0), call.whole("p", 2)
-    if p < 1 or p & (p - 1) or p > _MOST_POWER:
-        raise Unsupported(f"p={p}, only 1, 2, 4, ... {_MOST_POWER}")
+    x, p = call.operand(0), _exponent(call)
     if ceil_mode:
         window = _rounded_up(window, call.type(x).dims[2:])
 
@@ -107,14 +103,32 @@ def lp_pool(call: Call) -> None:
         )
         return call.add(op, x, call.constant("ones", ones))
 
-    squares = p.bit_length() - 1
-    power = call.add(Abs(), x) if p == 1 else x
-    for _ in range(squares):
-        power = call.add(Mul(), power, power)
-    root = _slide(call, power, window, slide)
-    for _ in range(squares):
-        root = call.add(Sqrt(), root)
-    return call.alias(root)
+    return _root(call, _slide(call, _power(call, x, p), window, slide), p)
+
+
+def _exponent(call: Call) -> float:
+    """The attribute p, which was a fraction once."""
+    p = call.real("p", 2.0) if call.opset < 2 else call.whole("p", 2)
+    if p < 1:
+        raise Unsupported(f"p={p:g}, which is less than 1")
+    return p
+
+
+def _power(call: Call, x: str, p: float) -> str:
+    """|x| ** p"""
+    if p == 2:
+        return call.add(Mul(), x, x)
+    x = call.add(Abs(), x)
+    return x if p == 1 else call.add(Pow(), x, call.scalar("p", p, x))
+
+
+def _root(call: Call, x: str, p: float) -> None:
+    """Makes x ** (1 / p) the node's output."""
+    if p == 1:
+        return call.alias(x)
+    if p == 2:
+        return call.result(Sqrt(), x)
+    return call.result(Pow(), x, call.scalar("root", 1 / p, x))
 
 
 def _rounded_up(window: Window, sizes: Sequence[int]) -> Window:
@@ -188,13 +202,14 @@ def global_max_pool(call: Call) -> None:
 
 
 def global_lp_pool(call: Call) -> None:
-    """GlobalLpPool with p = 1 or 2, of any rank."""
-    x, p = call.operand(0), call.whole("p", 2)
-    if p not in (1, 2):
-        raise Unsupported(f"p={p}, only 1 and 2")
+    """GlobalLpPool, of any rank."""
+    x, p = call.operand(0), _exponent(call)
     axes = tuple(range(2, call.type(x).rank))
-    how = How.L1 if p == 1 else How.L2
-    call.result(Reduction(how=how, axes=axes, keep=True), x)
+    how = {1.0: How.L1, 2.0: How.L2}.get(p)
+    if how is not None:
+        return call.result(Reduction(how=how, axes=axes, keep=True), x)
+    total = call.add(Reduction(how=How.SUM, axes=axes, keep=True), _power(call, x, p))
+    return _root(call, total, p)
 
 
 def _global(call: Call, op: GlobalPool2d) -> None:

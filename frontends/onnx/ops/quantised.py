@@ -9,6 +9,7 @@ from cnnc.frontends.onnx.ops.linear import kernel_sizes
 from cnnc.frontends.onnx.ops.maps import around, read_window
 from cnnc.frontends.onnx.tensors import element_name, element_type
 from cnnc.ir.ops import (
+    Cast,
     Centre,
     ConvNd,
     Dequantize,
@@ -85,9 +86,14 @@ def matmul_integer(call: Call) -> None:
 def qlinear_matmul(call: Call) -> None:
     """QLinearMatMul."""
     y = call.add(MatMul(), _centred(call, 0, 2, 1), _centred(call, 3, 5))
-    if any(call.type(call.operand(i)).shape not in ((), (1,)) for i in (1, 4)):
-        raise Unsupported("a scale for each row or column")
-    _requantize(call, y, (1, 4), 6)
+    if all(call.type(call.operand(i)).shape in ((), (1,)) for i in (1, 4)):
+        return _requantize(call, y, (1, 4), 6)
+    rows = call.operand(1)  # a scale for each row, for each column, or both
+    if call.type(rows).rank == 1:
+        rows = call.add(Reshape(shape=(-1, 1)), rows)
+    scale = call.add(Mul(), rows, call.operand(4))
+    wide = call.add(Cast(to=call.type(scale).dtype), y)
+    return _quantize(call, call.add(Mul(), wide, scale), 6)
 
 
 def conv_integer(call: Call) -> None:
@@ -117,7 +123,11 @@ def _requantize(call: Call, y: str, scales: tuple[int, int], result: int) -> Non
     """Sums of products as numbers under the result's scale, which is input `result`."""
     a, b = (call.operand(i) for i in scales)
     scale = call.add(Mul(), a, b)
-    wide = call.add(Dequantize(), y, scale)
+    _quantize(call, call.add(Dequantize(), y, scale), result)
+
+
+def _quantize(call: Call, y: str, result: int) -> None:
+    """Numbers under the result's scale, one for each row at most."""
     zero = call.operand(result + 1)
-    op = Quantize(to=call.type(zero).dtype)
-    return call.result(op, wide, call.operand(result), zero)
+    op = Quantize(axis=call.type(y).rank - 2, to=call.type(zero).dtype)
+    call.result(op, y, call.operand(result), zero)

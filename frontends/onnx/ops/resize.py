@@ -109,7 +109,10 @@ def resize(call: Call) -> None:
 
 def upsample(call: Call) -> None:
     """Upsample, which Resize replaces since opset 10; scales are an input since opset 9."""
-    scales = call.numbers(1).reshape(-1).tolist() if call.opset >= 9 else call.reals("scales")
+    if call.opset < 7:
+        scales = [1.0, 1.0, call.real("height_scale"), call.real("width_scale")]
+    else:
+        scales = list(call.numbers(1).ravel() if call.opset >= 9 else call.reals("scales"))
     mode = word(call, "mode", Interpolation.NEAREST)
     op = Resize(axes=(), mode=mode, coordinates=Coordinates.ASYMMETRIC, rounding=Rounding.FLOOR)
     found = _by_scales(call, scales, range(len(call.shape(0))))
