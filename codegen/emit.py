@@ -47,6 +47,10 @@ Register = tuple[str, tuple[int, ...]]
 Place = tuple[str, int]  # an SSA name and the depth of the scope it was computed in
 
 _SQRT_HALF = 0x3F3504F3  # the bits of sqrt(1/2)
+# The bits of 2 ** (j / 16), less what the low bits of j do to the exponent: see `pow2_16ths`.
+_SIXTEENTHS = tuple(
+    struct.unpack("i", struct.pack("f", 2 ** (j / 16)))[0] - (j << 19) for j in range(16)
+)
 _ALIGN = {"float": 4, "i8": 1}
 _SUFFIX = {"float": "f32", "i8": "i8"}
 _ORDERS = {"less": "olt", "less_equal": "ole", "equal": "oeq"}
@@ -369,10 +373,10 @@ class _Emitter:
                 )
             case "less" | "less_equal" | "equal":
                 return self.select(apply.lanes, _ORDERS[apply.function], *args)
-            case "reciprocal":
-                return self.reciprocal(args[0], apply.lanes)
             case "pow2":
                 return self.pow2(args[0], apply.lanes)
+            case "pow2_16ths":
+                return self.pow2_16ths(args[0], apply.lanes)
         raise AssertionError(f"unknown function {apply.function}")
 
     def select(self, lanes: int, order: str, a: str, b: str, then: str, other: str) -> str:
@@ -380,20 +384,6 @@ class _Emitter:
         type, bits = vector_type(lanes), "i1" if lanes == 1 else f"<{lanes} x i1>"
         condition = self.value_line(f"fcmp {order} {type} {a}, {b}")
         return self.value_line(f"select {bits} {condition}, {type} {then}, {type} {other}")
-
-    def reciprocal(self, x: str, lanes: int) -> str:
-        """A division, or where there is an estimate of 14 bits one step of Newton's method."""
-        type = vector_type(lanes)
-        if not (self.avx512 and lanes == 16):
-            return self.value_line(f"fdiv {type} {self.constant(1.0, lanes)}, {x}")
-        typed = [(type, x), (type, "zeroinitializer"), ("i16", "-1")]
-        name = "x86.avx512.rcp14.ps.512"
-        estimate = self.value_line(self.intrinsic(name, type, *typed))
-        minus = self.value_line(f"fneg {type} {x}")
-        terms = [(type, minus), (type, estimate), (type, self.constant(1.0, lanes))]
-        error = self.value_line(self.intrinsic("fmuladd.v16f32", type, *terms))
-        terms = [(type, estimate), (type, error), (type, estimate)]
-        return self.value_line(self.intrinsic("fmuladd.v16f32", type, *terms))
 
     def pow2(self, power: str, lanes: int) -> str:
         type = vector_type(lanes)
@@ -404,6 +394,36 @@ class _Emitter:
         whole = self.value_line(f"bitcast {type} {biased} to {bits}")
         raised = self.value_line(f"shl {bits} {whole}, {shift}")
         return self.value_line(f"bitcast {bits} {raised} to {type}")
+
+    def pow2_16ths(self, power: str, lanes: int) -> str:
+        """The low bits choose the fraction, the others are added to its exponent."""
+        type, bits = vector_type(lanes), memory_type("i32", lanes)
+        shift = "19" if lanes == 1 else "splat (i32 19)"
+        whole = self.value_line(f"bitcast {type} {power} to {bits}")
+        fraction = self.sixteenth(whole, lanes)
+        raised = self.value_line(f"shl {bits} {whole}, {shift}")
+        total = self.value_line(f"add {bits} {fraction}, {raised}")
+        return self.value_line(f"bitcast {bits} {total} to {type}")
+
+    def sixteenth(self, whole: str, lanes: int) -> str:
+        """Entries of `_SIXTEENTHS` by the low four bits: one instruction with AVX-512."""
+        bits = memory_type("i32", lanes)
+        table = ("<16 x i32>", f"<{', '.join(f'i32 {n}' for n in _SIXTEENTHS)}>")
+        if self.avx512 and lanes == 16:
+            return self.value_line(
+                self.intrinsic("x86.avx512.permvar.si.512", bits, table, (bits, whole))
+            )
+        result = "poison"
+        for lane in range(lanes):
+            one = whole
+            if lanes > 1:
+                one = self.value_line(f"extractelement {bits} {whole}, i64 {lane}")
+            low = self.value_line(f"and i32 {one}, 15")
+            entry = self.value_line(f"extractelement {' '.join(table)}, i32 {low}")
+            if lanes == 1:
+                return entry
+            result = self.value_line(f"insertelement {bits} {result}, i32 {entry}, i64 {lane}")
+        return result
 
     def split(self, function: str, x: str, lanes: int) -> str:
         """Exponent or fraction, from the bits of x over those of sqrt(1/2)."""

@@ -12,6 +12,7 @@ from math import inf, nan
 from cnnc.ir.loops import Constant, ProgramBuilder, Value, apply, fma
 
 ROUNDER = 12582912.0  # 1.5 * 2 ** 23: adding and subtracting it rounds to a whole number
+TABLE_LANES = 16  # of vectors where `pow2_16ths` is fast; AVX-512 has them
 LN2_HIGH, LN2_LOW = 0.693359375, -2.12194440e-4  # their sum is ln(2) beyond float32
 EXP_LOWEST = -86.98  # exp of less is zero; here and above the scaling stays a normal number
 TINY = 1.17549435e-38  # the smallest normal number
@@ -29,6 +30,10 @@ EXP2_SERIES = (
     2.40226507e-1,
     0.693147182,
 )
+# 2 ** (-1 / 16) * e ** -r, |r| <= ln(2) / 32: 2e-9.
+SIXTEENTH_SERIES = (-0.159601048, 0.478817135, -0.957603276, 0.957603276)
+# ln(2) / 16 as a float32, and by how much that is too large.
+STEP, STEP_EXCESS = 0.0433216989, 1.19040895e-10
 # log(1 + f) = f - f ** 2 / 2 + f ** 3 * (this), sqrt(1/2) <= 1 + f <= sqrt(2): 8e-10.
 LOG_SERIES = (
     *(0.0674660131, -0.116756409, 0.118881747, -0.124055915, 0.142195508),
@@ -105,6 +110,33 @@ def reduce_exp(p: ProgramBuilder, x: Value, highest: float = 88.8) -> tuple[Valu
         "r", fma(n, Constant(n.lanes, -LN2_LOW), fma(n, Constant(n.lanes, -LN2_HIGH), clamped))
     )
     return n, fma(horner(EXP_SERIES, r), p.bind("rr", r * r), r)
+
+
+def logistic(p: ProgramBuilder, x: Value) -> Value:
+    """1 + e ** -x for what is divided by it: infinite from where 1 / (1 + e ** -x) underflows."""
+    if x.lanes == TABLE_LANES:
+        return _logistic_by_table(p, x)
+    x = p.bind("x", x)
+    n, rest = reduce_exp(p, p.bind("x", -x), 88.0)
+    power = p.bind("power", apply("pow2", n))
+    value = fma(p.bind("rest", rest), power, power) + 1.0
+    return apply("less", x, -87.33654, inf, p.bind("value", value))
+
+
+def _logistic_by_table(p: ProgramBuilder, x: Value) -> Value:
+    """`logistic` with e ** -x = 2 ** (k / 16) * e ** -r, for whole k and |r| <= ln(2) / 32.
+
+    The table's 2 ** ((k + 1) / 16) is infinite just where it must be. What is left for the
+    polynomial lies below 1, where its last step rounds twice as finely.
+    """
+    kept = p.bind("x", apply("min", 80.0, apply("max", -88.68, x)))
+    steps = fma(kept, Constant(x.lanes, -1 / STEP), Constant(x.lanes, ROUNDER + 1))
+    steps = p.bind("steps", steps)
+    k = p.bind("k", steps - (ROUNDER + 1))
+    r = p.bind("r", fma(k, Constant(x.lanes, STEP), kept))
+    r = p.bind("r", fma(k, Constant(x.lanes, -STEP_EXCESS), r))
+    series = horner(SIXTEENTH_SERIES, r)
+    return fma(apply("pow2_16ths", steps), series, Constant(x.lanes, 1.0))
 
 
 def _half_exp(p: ProgramBuilder, x: Value) -> Value:
@@ -261,7 +293,7 @@ def mish(p: ProgramBuilder, x: Value) -> Value:
     x = p.bind("x", x)
     e = p.bind("e", exp(p, apply("min", 20.0, x)))
     n = p.bind("n", e * (e + 2.0))
-    return x * (n * apply("reciprocal", n + 2.0))
+    return x * (n / (n + 2.0))
 
 
 def power(p: ProgramBuilder, a: Value, b: Value) -> Value:

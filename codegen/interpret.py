@@ -4,7 +4,7 @@
     interpret(program, {"x": x, "y": y})
 
 Each operation rounds to float32, a fused multiply-add once. What the language leaves undefined is
-made visible: scratch starts as NaN, and so is `pow2` of anything but a whole number in -126..127.
+made visible: scratch starts as NaN, and so are `pow2` and `pow2_16ths` where they have no meaning.
 """
 
 from __future__ import annotations
@@ -202,12 +202,14 @@ def _apply(function: str, args: Sequence[Floats]) -> Floats:
             return np.abs(a)
         case "sqrt":
             return np.sqrt(a)
-        case "reciprocal":
-            return np.float32(1) / a
         case "pow2":
             whole = (a == np.rint(a)) & (a >= -126) & (a <= 127)
             power = np.where(whole, a, 0).astype(np.int32)
             return np.where(whole, np.ldexp(np.float32(1), power), np.float32(np.nan))
+        case "pow2_16ths":
+            k = a.astype(np.float64) - 1.5 * 2**23
+            power = np.where((k >= -2016) & (k <= 2048), k / 16, np.nan)
+            return np.exp2(power).astype(np.float32)
         case "fma":
             # The product is exact in float64.
             return (a.astype(np.float64) * b + args[2]).astype(np.float32)

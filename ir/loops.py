@@ -256,8 +256,8 @@ FUNCTIONS: dict[str, int] = {
     "neg": 1,
     "abs": 1,
     "sqrt": 1,
-    "reciprocal": 1,  # 1 / x to within 2 ulp for x >= 1
     "pow2": 1,  # 2 ** x for whole x in -126..127
+    "pow2_16ths": 1,  # 2 ** (k / 16) of 1.5 * 2 ** 23 + k, for whole k in -2016..2048
     "fma": 3,  # a * b + c
     "max": 2,  # a if a > b else b: b where one of them is NaN
     "min": 2,  # a if a < b else b: b where one of them is NaN

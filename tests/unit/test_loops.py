@@ -328,6 +328,17 @@ def test_pow2_is_exact_and_undefined_elsewhere() -> None:
     assert np.isnan(undefined).all()
 
 
+@pytest.mark.parametrize("lanes", [1, 4, 16])
+def test_pow2_of_sixteenths(lanes: int) -> None:
+    p, x, y = builder()
+    powers = np.resize(np.arange(-2016, 2049, 3), 85 * 16)
+    with p.loop("i", 0, powers.size // lanes) as i:
+        p.store(y, i * lanes, apply("pow2_16ths", p.load(x, i * lanes, lanes)))
+    found = both(p.finish(), (powers + 1.5 * 2**23).astype(np.float32), powers.size)
+    np.testing.assert_array_equal(found, np.exp2(powers / 16).astype(np.float32))
+    assert np.isinf(found[powers == 2048]).all()
+
+
 def test_comparisons_of_nan() -> None:
     pairs: list[tuple[float, ...]] = [(1, 2), (2, 1), (NAN, 1), (1, NAN)]
     np.testing.assert_array_equal(pairwise("max", pairs), [2, 2, 1, NAN])
