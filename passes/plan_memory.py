@@ -71,10 +71,20 @@ class _Planner:
         self.end = len(graph.nodes)
         self.last_use = {o: step for step, node in enumerate(graph.nodes) for o in node.operands}
         self.outputs = {v: Place(Region.OUTPUT, i) for i, (_, v) in enumerate(graph.outputs)}
+        self.given = self._given()
         self.of: dict[str, _Group] = {}
         self.groups: list[_Group] = []
         for index, name in enumerate(graph.inputs):
             self._put(name, _Group(0, -1, self.end, fixed=Place(Region.INPUT, index)), 0)
+
+    def _given(self) -> set[str]:
+        """The values that lie in a caller's array: the outputs and what they are views of."""
+        given = set(self.outputs)
+        for node in reversed(self.graph.nodes):
+            if node.name in given and node.kernel is not None:
+                if node.kernel.alias(self.graph.site(node, self.context.target)):
+                    given.add(node.operands[0])
+        return given
 
     def _put(self, name: str, group: _Group, offset: int) -> None:
         if group not in self.groups:
@@ -104,7 +114,7 @@ class _Planner:
                 assert group.fixed is None, f"output {result} shares memory with another value"
                 group.fixed, group.last = self.outputs[result], self.end
         slices = kernel.slices(site)
-        if slices is not None and node.name not in self.outputs:
+        if slices is not None and node.name not in self.given:
             kernel = replace(kernel, placed=self._join(node, slices))
         return replace(node, kernel=kernel)
 
@@ -114,7 +124,7 @@ class _Planner:
         """The operand whose memory the result takes: an alias, or one that dies here."""
         if kernel.alias(site):
             return operands[0]
-        if result in self.outputs:
+        if result in self.given:
             return None
         for i in kernel.in_place(site):
             name = operands[i]

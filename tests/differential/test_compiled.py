@@ -26,6 +26,7 @@ from cnnc.ir.ops import (
     NonZero,
     Relu,
     Reorder,
+    Reshape,
     Tanh,
     Transpose,
 )
@@ -141,6 +142,21 @@ def test_an_operand_may_outlive_the_concatenation_it_lies_in() -> None:
     found = cnnc.compile(graph, threads=1).run(inputs)
     for name, wanted in evaluate(graph, inputs).items():
         assert_close(found[name], wanted)
+
+
+@pytest.mark.parametrize("between", [(), (Relu(),), (Relu(), Tanh())])
+def test_joined_values_that_are_given_under_another_shape(between: tuple[Op, ...]) -> None:
+    """The parts have nowhere to lie: the whole is in the caller's array, by way of views."""
+    builder = Builder("joined")
+    x = builder.input("x", TensorType((Sym("N"), 64)))
+    y = builder.add(Concat(axis=1), [builder.add(Tanh(), [x]), builder.add(Relu(), [x])])
+    for op in between:
+        y = builder.add(op, [y])
+    builder.output("y", builder.add(Reshape(shape=(0, 1, -1)), [y]))
+    graph = builder.finish()
+    inputs = random_inputs(graph, 2)
+    found = cnnc.compile(graph, threads=1).run(inputs)
+    assert_close(found["y"], evaluate(graph, inputs)["y"])
 
 
 def selecting() -> Graph:

@@ -149,6 +149,16 @@ def test_windows_run_natively(
         np.testing.assert_allclose(found, wanted[: len(images)], rtol=1e-4, atol=1e-5)
 
 
+def test_lp_pool_rounds_up_whatever_the_batch() -> None:
+    pool = node("LpPool", "x", "y", kernel_shape=[2, 2], strides=[2, 2], ceil_mode=1)
+    x = floats(2, 3, 5, 3)
+    graph = load_onnx(model([pool], {"x": ("N", 3, 5, 3)}, "y", opset=18))
+    (found,) = evaluate(graph, {"x": x}).values()
+    squares = np.pad(x, ((0, 0), (0, 0), (0, 1), (0, 1))) ** 2
+    wanted = np.sqrt(squares.reshape(2, 3, 3, 2, 2, 2).sum(axis=(3, 5)))
+    np.testing.assert_allclose(found, wanted, rtol=1e-5)
+
+
 def _scattered(x: np.ndarray, weights: list[np.ndarray], attributes: dict[str, Any]) -> np.ndarray:
     """A transposed convolution by its definition: each element spreads the kernel."""
     weight, axes = weights[0], x.ndim - 2

@@ -31,6 +31,7 @@ from cnnc.ir.ops import (
     Reshape,
     Sqrt,
 )
+from cnnc.ir.types import TensorType
 
 Slide = Callable[[str, Window], str]  # (maps, window on them) -> what was made of the windows
 
@@ -88,7 +89,7 @@ def lp_pool(call: Call) -> None:
     window, ceil_mode = _window(call)
     x, p = call.operand(0), _exponent(call)
     if ceil_mode:
-        window = _rounded_up(window, call.type(x).dims[2:])
+        window = _rounded_up(window, TensorType(call.type(x).shape[2:]).dims)
 
     def slide(x: str, window: Window) -> str:
         channels = call.type(x).shape[1]
