@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from onnx_networks import Drawer, Move
+from onnx_networks import Dims, Drawer, Move
 
 _AUTO = ("SAME_UPPER", "SAME_LOWER", "VALID")
 
@@ -101,7 +101,26 @@ def pool(d: Drawer) -> None:
         how["count_include_pad"] = 1
     if d.opset >= (18 if kind == "LpPool" else 10) and "auto_pad" not in how and d.yes():
         how["ceil_mode"] = 1
-    d.add(kind, [x], **how)
+    d.add(kind, [x], _rounded_up(d.shapes[x], how) if "ceil_mode" in how else None, **how)
+
+
+def _rounded_up(shape: Dims, how: dict[str, Any]) -> Dims:
+    """The shape of what is pooled; inference forgot in some opsets that no window starts behind."""
+    sides, ones = shape[2:], [1] * len(shape[2:])
+    pads = how.get("pads", [0] * 2 * len(sides))
+    found = []
+    for side, k, s, e, a, b in zip(
+        sides,
+        how["kernel_shape"],
+        how.get("strides", ones),
+        how.get("dilations", ones),
+        pads[: len(sides)],
+        pads[len(sides) :],
+        strict=True,
+    ):
+        count = -(-(side + a + b - e * (k - 1) - 1) // s) + 1
+        found.append(count - ((count - 1) * s >= side + a))
+    return (*shape[:2], *found)
 
 
 def global_pool(d: Drawer) -> None:
@@ -116,7 +135,7 @@ def batch_norm(d: Drawer) -> None:
         return
     c = d.shapes[x][1]
     own = [d.positive(c), d.floats(c), d.floats(c), d.positive(c)]
-    d.add("BatchNormalization", [x, *own], **({"epsilon": 0.01} if d.yes() else {}))
+    d.add("BatchNormalization", [x, *own], epsilon=d.one_of([0.01, 1e-5]))
 
 
 def norm(d: Drawer) -> None:
@@ -137,11 +156,11 @@ def norm(d: Drawer) -> None:
         d.add("GroupNormalization", inputs, shape, num_groups=groups, epsilon=0.1)
     else:
         axis = d.integer(1, len(shape) - 1)
-        own = [d.positive(*shape[axis:])]
-        own += [d.floats(*shape[axis:])] if kind == "layer" and d.yes() else []
+        inputs = [x, d.positive(*shape[axis:])]
+        inputs += [d.floats(*shape[axis:])] if kind == "layer" and d.yes() else []
         axis -= len(shape) * d.yes()
         name = "LayerNormalization" if kind == "layer" else "RMSNormalization"
-        d.add(name, [x, *own], shape, axis=axis, epsilon=0.1)
+        d.add(name, inputs, shape, axis=axis, epsilon=0.1)
 
 
 def lrn(d: Drawer) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from onnx import TensorProto
 from onnx_networks import Drawer, Move
@@ -129,7 +131,7 @@ def reduce(d: Drawer) -> None:
         return
     if d.opset >= 11 and d.yes():
         axes = [axis - rank for axis in axes]
-    how = {"keepdims": d.integer(0, 1)}
+    how: dict[str, Any] = {"keepdims": d.integer(0, 1)}
     if d.opset >= (13 if kind == "ReduceSum" else 18):
         d.add(kind, [x, d.ints(*axes)], **how)
     else:
@@ -208,7 +210,7 @@ def pad(d: Drawer) -> None:
     ]
     pads = [*sides[0], *sides[1]]
     if d.opset < 11:
-        d.add("Pad", [x], pads=pads, mode=mode, **({"value": 0.5} if mode == "constant" else {}))
+        d.add("Pad", [x], pads=pads, mode=mode, value=0.5)
         return
     value = [d.constant(np.array(0.5, np.float32))] if mode == "constant" and d.yes() else []
     d.add("Pad", [x, d.ints(*pads), *value], mode=mode)
