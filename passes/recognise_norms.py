@@ -18,7 +18,6 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from cnnc.ir.graph import Builder, Node
-from cnnc.ir.op import Op
 from cnnc.ir.ops import (
     Add,
     Div,
@@ -32,6 +31,7 @@ from cnnc.ir.ops import (
     Transpose,
 )
 from cnnc.passes.base import Rule, RulePass, merge_locations
+from cnnc.passes.match import made_by, number
 
 Axes = tuple[int, ...]
 
@@ -61,8 +61,8 @@ def recognise_norm(builder: Builder, node: Node) -> bool:
 
 def drop_transposes(builder: Builder, node: Node) -> bool:
     """transpose(normalize(transpose(x))) = normalize(x), if the axes come back to their order"""
-    norm = _made_by(builder, node.operands[0], Normalize) if node.operands else None
-    inner = _made_by(builder, norm.operands[0], Transpose) if norm else None
+    norm = made_by(builder, node.operands[0], Normalize) if node.operands else None
+    inner = made_by(builder, norm.operands[0], Transpose) if norm else None
     if norm is None or inner is None or not isinstance(node.op, Transpose):
         return False
     assert isinstance(norm.op, Normalize) and isinstance(inner.op, Transpose)
@@ -84,28 +84,16 @@ def drop_transposes(builder: Builder, node: Node) -> bool:
     return True
 
 
-def _made_by(builder: Builder, value: str, kind: type[Op]) -> Node | None:
-    """The node that makes the value, if it is of that kind."""
-    node = builder.producer(value)
-    return node if node is not None and isinstance(node.op, kind) else None
-
-
-def _number(builder: Builder, value: str) -> float | None:
-    """The only element of a constant."""
-    array = builder.constants.get(value)
-    return None if array is None or array.size != 1 else float(array.reshape(()))
-
-
 def _quotients(builder: Builder, node: Node) -> Iterator[tuple[str, str]]:
     """(a, b) where the node is a / b, or a product of a and 1 / b."""
     if isinstance(node.op, Div):
         yield node.operands[0], node.operands[1]
     if isinstance(node.op, Mul):
         for value, inverse in (node.operands, node.operands[::-1]):
-            quotient = _made_by(builder, inverse, Div)
+            quotient = made_by(builder, inverse, Div)
             if quotient is None or not builder.used_once(inverse):
                 continue
-            if _number(builder, quotient.operands[0]) == 1:
+            if number(builder, quotient.operands[0]) == 1:
                 yield value, quotient.operands[1]
 
 
@@ -125,13 +113,13 @@ def _mean(builder: Builder, value: str) -> tuple[str, Axes] | None:
 
 def _variance(builder: Builder, root: str) -> tuple[str, Axes, float] | None:
     """(x, axes, epsilon) where the root is sqrt(mean(x * x) + epsilon), which nobody else reads."""
-    sqrt = _made_by(builder, root, Sqrt)
-    base = _made_by(builder, sqrt.operands[0], Add) if sqrt else None
+    sqrt = made_by(builder, root, Sqrt)
+    base = made_by(builder, sqrt.operands[0], Add) if sqrt else None
     if sqrt is None or base is None or not all(map(builder.used_once, (root, base.name))):
         return None
     for value, constant in (base.operands, base.operands[::-1]):
-        epsilon, mean = _number(builder, constant), _mean(builder, value)
-        square = _made_by(builder, mean[0], Mul) if mean else None
+        epsilon, mean = number(builder, constant), _mean(builder, value)
+        square = made_by(builder, mean[0], Mul) if mean else None
         if epsilon is None or mean is None or square is None or not builder.used_once(value):
             continue
         if square.operands[0] == square.operands[1]:
@@ -149,7 +137,7 @@ def _same(builder: Builder, a: str, b: str) -> bool:
 
 def _uncentred(builder: Builder, off: str, axes: Axes) -> str | None:
     """x where the value is x - mean(x) over these axes."""
-    node = _made_by(builder, off, Sub)
+    node = made_by(builder, off, Sub)
     if node is not None and _mean(builder, node.operands[1]) == (node.operands[0], axes):
         return node.operands[0]
     return None
