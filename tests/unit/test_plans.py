@@ -1,0 +1,52 @@
+"""How many reorders the plan of each zoo model has: a change of plans shows here."""
+
+from __future__ import annotations
+
+import pytest
+
+from cnnc.codegen.host import named_target
+from cnnc.driver import KERNELS, zoo_models
+from cnnc.frontends.dsl.load import load_file
+from cnnc.ir.ops import Reorder
+from cnnc.passes import PASSES, PIPELINES, Context, Pipeline
+
+SIZES = {"unet": {"H": 256, "W": 256}, "yolo_body": {"H": 320, "W": 320}}
+
+# Without inexact kernels, as weights are zeros here: that takes no time and decides on no layout.
+# `model.report()` states the number for a model as it was compiled.
+REORDERS = {
+    "convnext_tiny": 0,
+    "dcgan_g": 2,
+    "densenet121": 1,
+    "digits": 1,
+    "efficientnet_b0": 1,
+    "inception_v3": 0,
+    "lenet": 2,
+    "mobilenet_v2": 1,
+    "mobilenet_v3_small": 1,
+    "resnet101": 1,
+    "resnet152": 1,
+    "resnet18": 1,
+    "resnet34": 1,
+    "resnet50": 1,
+    "resnext50_32x4d": 1,
+    "shufflenet_v2": 23,
+    "squeezenet1_1": 0,
+    "teaching": 2,
+    "unet": 2,
+    "vgg16": 2,
+    "yolo_body": 6,
+}
+
+
+def test_every_model_is_here() -> None:
+    assert set(REORDERS) == set(zoo_models())
+
+
+@pytest.mark.parametrize("name", REORDERS)
+def test_reorders(name: str) -> None:
+    graph = load_file(zoo_models()[name], init="zeros")
+    context = Context(target=named_target("x86-64-v4"), kernels=KERNELS, exact=True)
+    pipeline = Pipeline.parse("default", PASSES, PIPELINES)
+    planned, _ = pipeline.run(graph.bind(SIZES.get(name, {})), context)
+    assert sum(isinstance(node.op, Reorder) for node in planned.nodes) == REORDERS[name]
