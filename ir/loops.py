@@ -501,8 +501,13 @@ class ProgramBuilder:
 
     def _unique(self, name: str) -> str:
         count = self._names.get(name, 0)
+        unique = f"{name}{count}" if count else name
+        while unique in self._names:  # "x1" and the next "x" are both called so
+            count += 1
+            unique = f"{name}{count}"
         self._names[name] = count + 1
-        return name if count == 0 else f"{name}{count}"
+        self._names.setdefault(unique, 1)
+        return unique
 
     def buffer(self, name: str, truths: bool = False) -> str:
         """Declares the next operand or result; `truths` says that it holds truth values."""

@@ -16,7 +16,7 @@ from cnnc.ir.op import Array
 
 def assert_agrees(network: Network, wanted: Sequence[Array]) -> None:
     """Native code gives these results, up to rounding on the scale of each."""
-    model = cnnc.compile(network.proto, threads=1, cache=False)
+    model = cnnc.compile(network.proto, threads=2, cache=False)
     found = model.run(network.inputs)
     names = [output.name for output in network.proto.graph.output]
     assert list(found) == names

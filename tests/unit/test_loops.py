@@ -101,6 +101,13 @@ def test_names_are_made_unique() -> None:
     assert [s.variable for s in loops] == ["i", "i1"]
 
 
+def test_names_with_numbers_are_unique_too() -> None:
+    p = ProgramBuilder("test")
+    hints = ["x1", "x11", *("x" for _ in range(15)), "x1", "x12", "x1"]
+    names = [p.bind(hint, Constant(1, 0.0)).tile for hint in hints]
+    assert len(set(names)) == len(names)
+
+
 def test_index_arithmetic_folds() -> None:
     p = ProgramBuilder("test")
     with p.loop("i", 0, 4) as i:
