@@ -5,8 +5,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import repeat
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -18,7 +21,7 @@ from cnnc._version import __version__
 from cnnc.codegen.elf import link_objects
 from cnnc.codegen.host import can_run, compile_object, measure_ghz, named_target, native_target
 from cnnc.codegen.kernels import KERNELS
-from cnnc.codegen.module import NativeModule, build_module
+from cnnc.codegen.module import NativeModule, Piece, build_module
 from cnnc.codegen.team import default_threads, team_image
 from cnnc.frontends import load
 from cnnc.frontends.sizes import put_sizes
@@ -71,6 +74,7 @@ class Build:
     target: Target
     options: Options
     report: Report
+    objects: tuple[Future[bytes], ...] = ()  # of the module's pieces, where threads compile them
 
 
 def load_graph(source: Model | Graph, options: Options) -> Graph:
@@ -129,8 +133,13 @@ def context_of(options: Options, target: Target) -> Context:
     )
 
 
-def build(source: Model | Graph, options: Options, progress: Progress | None = None) -> Build:
-    """Everything up to LLVM text and packed weights."""
+def build(
+    source: Model | Graph,
+    options: Options,
+    progress: Progress | None = None,
+    pool: Executor | None = None,
+) -> Build:
+    """Everything up to LLVM text and packed weights; threads of a pool start to compile it."""
     say = progress or (lambda words: None)
     clock = _Clock()
     if not isinstance(source, Graph):
@@ -138,6 +147,8 @@ def build(source: Model | Graph, options: Options, progress: Progress | None = N
     graph = load_graph(source, options)
     clock.lap("parse")
     target = resolve_target(options.target)
+    if pool:
+        pool.submit(team_image, target)  # which remembers it
     passes = Pipeline.parse(options.passes, PASSES, PIPELINES).passes
     names = iter([*(str(p) for p in passes[1:]), ""])
     say(f"pass {passes[0]}" if passes else "no passes")
@@ -146,7 +157,7 @@ def build(source: Model | Graph, options: Options, progress: Progress | None = N
     )
     del graph  # the passes made new weights of most of its
     clock.lap("passes")
-    return realise(planned, records, target, options, say, clock.laps)
+    return realise(planned, records, target, options, say, clock.laps, pool)
 
 
 def realise(
@@ -156,6 +167,7 @@ def realise(
     options: Options,
     progress: Progress | None = None,
     seconds: Mapping[str, float] | None = None,
+    pool: Executor | None = None,
 ) -> Build:
     """LLVM text and packed weights of a planned graph.
 
@@ -166,6 +178,7 @@ def realise(
         options: what it is compiled with.
         progress: called with a few words for each kernel.
         seconds: what the phases before took.
+        pool: threads that start to compile what is there.
 
     Raises:
         PassError: not everything is planned, or not natively where `strict` asks for it.
@@ -173,12 +186,18 @@ def realise(
     say = progress or (lambda words: None)
     _check_planned(planned, options)
     clock = _Clock()
-    module = build_module(planned, target, lambda what, done, total: say(what))
+    objects: list[Future[bytes]] = []
+
+    def written(piece: Piece) -> None:
+        if pool:
+            objects.append(pool.submit(compile_object, piece.module(target), target))
+
+    module = build_module(planned, target, lambda what, done, total: say(what), written)
     clock.lap("kernels")
     threads = options.threads or default_threads()
     laps = {**(seconds or {}), **clock.laps}
     report = _report(planned, records, module, target, threads, laps)
-    return Build(planned, module, target, options, report)
+    return Build(planned, module, target, options, report, tuple(objects))
 
 
 def compile(
@@ -186,7 +205,18 @@ def compile(
 ) -> CompiledModel:
     """Compiles a model for this machine; see `cnnc.compile`."""
     chosen = Options.of(**options)
-    return finish(build(source, chosen, progress), progress)
+    with _workers() as pool:
+        return finish(build(source, chosen, progress, pool), progress)
+
+
+@contextmanager
+def _workers() -> Iterator[Executor]:
+    """Threads for LLVM, which works without Python's lock. What is left undone is given up."""
+    pool = ThreadPoolExecutor(default_threads())
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def finish(built: Build, progress: Progress | None = None) -> CompiledModel:
@@ -206,11 +236,19 @@ def assemble(built: Build, progress: Progress | None = None) -> Artifact:
     if progress:
         progress("native code")
     clock = _Clock()
-    code = link_objects([compile_object(built.module.text, built.target)]).to_bytes()
+    code = link_objects(_objects(built)).to_bytes()
     clock.lap("native code")
     report = replace(built.report, seconds={**built.report.seconds, **clock.laps})
     manifest = _manifest(built, report)
     return Artifact(manifest, code, team_image(built.target), built.module.weights)
+
+
+def _objects(built: Build) -> list[bytes]:
+    if built.objects:
+        return [future.result() for future in built.objects]
+    texts = [piece.module(built.target) for piece in built.module.pieces]
+    with _workers() as pool:
+        return list(pool.map(compile_object, texts, repeat(built.target)))
 
 
 def _manifest(built: Build, report: Report) -> Manifest:

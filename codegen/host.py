@@ -206,11 +206,24 @@ def _llvm() -> Any:
     import llvmlite.binding as llvm
 
     # The emitter writes instructions in the order in which they need the fewest registers. LLVM's
-    # scheduler would move loads up, and spill: up to three times slower.
-    llvm.set_option("cnnc", "-enable-misched=false")
+    # scheduler would move loads up, and spill: up to three times slower. The scheduler after it and
+    # the search for better addresses are a fifth of LLVM's time and win nothing.
+    for name in ("-enable-misched=false", "-disable-post-ra", "-disable-lsr"):
+        llvm.set_option("cnnc", name)
     llvm.initialize_all_targets()
     llvm.initialize_all_asmprinters()
+    _unlock(llvm)
     return llvm
+
+
+def _unlock(llvm: Any) -> None:
+    """Lets threads emit code at the same time, which LLVM allows for modules in different contexts.
+
+    llvmlite takes a lock around every call; only the call that takes all the time is freed of it.
+    With a llvmlite that is made in another way it stays as it is, and threads take turns.
+    """
+    table, name = getattr(llvm.ffi.lib, "_fntab", {}), "LLVMPY_TargetMachineEmitToMemory"
+    table[name] = getattr(getattr(llvm.ffi.lib, name), "_cfn", None) or getattr(llvm.ffi.lib, name)
 
 
 @cache
@@ -229,9 +242,11 @@ def llvm_build() -> str:
     return repr(((folder / "_version.py").read_text(encoding="utf-8"), stamps))
 
 
-@cache
 def machine(target: Target) -> Any:
-    """LLVM's `TargetMachine` for the target: position-independent code in the small model."""
+    """LLVM's `TargetMachine` for the target: position-independent code in the small model.
+
+    It must not be shared among threads.
+    """
     return (
         _llvm()
         .Target.from_triple(_elf_triple(target.triple))

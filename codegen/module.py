@@ -1,14 +1,15 @@
-"""A planned graph -> one LLVM module and the packed weights.
+"""A planned graph -> LLVM modules and the packed weights.
 
-Nodes that need the same loop program share one function. The schedule, which calls them, is in
-`schedule`. Nodes whose kernel is not native split it into segments (`run0`, `run1`, ...), between
-which they run in NumPy.
+Nodes that need the same loop program share one function. Each function is a piece that can be
+compiled by itself, while the others are being written and the weights packed; the schedule, which
+calls them, is in `schedule` and makes the last piece. Nodes whose kernel is not native split it
+into segments (`run0`, `run1`, ...), between which they run in NumPy.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,11 +38,27 @@ class Segment:
         return bool(self.symbol)
 
 
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Functions as LLVM text, and declarations of what they call: outside of the model's code, and
+    in other pieces of it."""
+
+    text: str
+    outside: frozenset[str]
+    inside: frozenset[str] = frozenset()
+
+    def module(self, target: Target) -> str:
+        """A module of its own."""
+        declarations = sorted(self.outside | self.inside)
+        return "\n".join([*declarations, self.text, _attributes(target)])
+
+
 @dataclass(frozen=True)
 class NativeModule:
     """What is compiled: LLVM text, how to run it, and the weights it reads."""
 
-    text: str
+    pieces: tuple[Piece, ...]
+    target: Target
     segments: tuple[Segment, ...]
     programs: Mapping[str, Program]  # symbol -> program
     symbols: Mapping[str, str]  # node name -> symbol of its function
@@ -49,15 +66,33 @@ class NativeModule:
     scratch_bytes: int  # for each thread
     parts: int  # the most that a step is shared out in
 
+    @property
+    def text(self) -> str:
+        """All pieces as one module."""
+        outside = frozenset[str]().union(*(piece.outside for piece in self.pieces))
+        return Piece("\n".join(p.text for p in self.pieces), outside).module(self.target)
+
 
 Progress = Callable[[str, int, int], None]
 """Called as progress(what, done, total)."""
 
 
-def build_module(graph: Graph, target: Target, progress: Progress | None = None) -> NativeModule:
-    """Programs, LLVM text and packed weights of a planned graph with its memory plan."""
+def build_module(
+    graph: Graph,
+    target: Target,
+    progress: Progress | None = None,
+    written: Callable[[Piece], None] | None = None,
+) -> NativeModule:
+    """Programs, LLVM text and packed weights of a planned graph with its memory plan.
+
+    Args:
+        graph: planned.
+        target: what it is planned for.
+        progress: is told what comes next.
+        written: gets each piece of the code as soon as it is there.
+    """
     report = progress or (lambda what, done, total: None)
-    functions = _Functions(target)
+    functions = _Functions(target, written or (lambda piece: None))
     for i, node in enumerate(graph.nodes):
         site = graph.site(node, target)
         assert node.kernel is not None, "build_module takes a planned graph"
@@ -71,16 +106,16 @@ def build_module(graph: Graph, target: Target, progress: Progress | None = None)
     scratch = -(-scratch // ALIGNMENT) * ALIGNMENT
     schedule = Schedule(graph, target, functions.symbols, functions.programs, offsets, scratch)
     runs = [schedule.emit(s.symbol, s.nodes) for s in segments if s.is_native]
-    text = "\n".join(
-        [
-            *sorted(functions.declarations | schedule.declarations),
-            *functions.texts,
-            *runs,
-            _attributes(target),
-        ]
-    )
+    functions.write("\n".join(runs), schedule.declarations, functions.headers)
     return NativeModule(
-        text, segments, functions.programs, functions.symbols, weights, scratch, schedule.parts
+        tuple(functions.pieces),
+        target,
+        segments,
+        functions.programs,
+        functions.symbols,
+        weights,
+        scratch,
+        schedule.parts,
     )
 
 
@@ -93,12 +128,12 @@ def _attributes(target: Target) -> str:
 class _Functions:
     """The distinct loop programs and their LLVM text."""
 
-    def __init__(self, target: Target) -> None:
-        self.target = target
+    def __init__(self, target: Target, written: Callable[[Piece], None]) -> None:
+        self.target, self.written = target, written
         self.programs: dict[str, Program] = {}
         self.symbols: dict[str, str] = {}
-        self.texts: list[str] = []
-        self.declarations: set[str] = set()
+        self.pieces: list[Piece] = []
+        self.headers: set[str] = set()  # declarations of the functions
         self._by_site: dict[tuple[Kernel, Site], str] = {}
         self._by_program: dict[Program, str] = {}
 
@@ -113,11 +148,19 @@ class _Functions:
         if program not in self._by_program:
             symbol = self._symbol(program, node)
             text, declared = emit_function(program, symbol, self.target)
-            self.texts.append(text.replace("define void", "define internal void", 1))
-            self.declarations |= declared
+            # Hidden: other pieces of the model call it, but nobody else.
+            self.write(text.replace("define void", "define hidden void", 1), declared)
+            types = ", ".join(["ptr"] * len(program.buffers) + ["i64", "i64"])
+            self.headers.add(f"declare hidden void @{symbol}({types})")
             self.programs[symbol] = program
             self._by_program[program] = symbol
         return self._by_program[program]
+
+    def write(self, text: str, outside: set[str], inside: Iterable[str] = ()) -> None:
+        """Adds a piece."""
+        piece = Piece(text, frozenset(outside), frozenset(inside))
+        self.pieces.append(piece)
+        self.written(piece)
 
     def _symbol(self, program: Program, node: Node) -> str:
         """Readable in a profiler: the kernel and the first node that it serves."""

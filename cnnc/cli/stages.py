@@ -97,7 +97,7 @@ def only_functions(llvm_text: str, symbols: Iterable[str]) -> str:
     wanted = re.compile(rf"define .*@({names})\(")
     parts = re.split(r"^(define .*\n(?:.*\n)*?}\n)", llvm_text, flags=re.MULTILINE)
     kept = [
-        part.replace("define internal ", "define ", 1)
+        part.replace("define hidden ", "define ", 1)
         for part in parts
         if not part.startswith("define ") or wanted.match(part)
     ]
