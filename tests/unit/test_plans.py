@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from cnnc.codegen.host import named_target
-from cnnc.driver import KERNELS, zoo_models
+from cnnc.codegen.kernels import KERNELS
+from cnnc.driver import zoo_models
 from cnnc.frontends.dsl.load import load_file
 from cnnc.ir.ops import Reorder
 from cnnc.passes import PASSES, PIPELINES, Context, Pipeline
