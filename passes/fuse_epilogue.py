@@ -12,8 +12,8 @@ anchor, whose only reader is the op at hand, so no cycle can arise; and it is co
 because the fused node stands where the elementwise op stood. If several operands of an op qualify,
 the last one computed is the anchor: the others are then computed first anyway.
 
-A constant with one number per channel that is added to a convolution or dense layer which has no
-bias becomes its bias.
+A constant with one number per channel, or one for all, that is added to a convolution or dense
+layer which has no bias becomes its bias.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from __future__ import annotations
 from collections.abc import Callable, Set
 from dataclasses import dataclass, replace
 from typing import ClassVar
+
+import numpy as np
 
 from cnnc.ir.graph import Builder, Node
 from cnnc.ir.op import Elementwise, Fusable, Op, Step
@@ -78,7 +80,7 @@ def make_step(node: Node, running: str) -> tuple[Step, tuple[str, ...]]:
 
 
 def absorb_bias(builder: Builder, node: Node) -> bool:
-    """add(conv2d(x, w), c) = conv2d(x, w, c), and sub with -c, for constants c of [OC, 1, 1]"""
+    """add(conv2d(x, w), c) = conv2d(x, w, c), and sub with -c, for constants of [OC, 1, 1], [1]"""
     if not isinstance(node.op, Add | Sub):
         return False
     a, b = node.operands
@@ -89,10 +91,13 @@ def absorb_bias(builder: Builder, node: Node) -> bool:
         if anchor.op.epilogue or len(anchor.operands) != 2 or not builder.used_once(value):
             continue
         result = builder.types[value]
-        per_channel = (result.shape[1], *(1,) * (result.rank - 2))
+        channels = result.shape[1]
+        assert isinstance(channels, int), "weights have numbers as sizes"
+        per_channel = (channels, *(1,) * (result.rank - 2))
         same_type = result == builder.types[node.name]
-        if same_type and array.shape in (per_channel, (1, *per_channel)):
-            bias = array.reshape(-1) if isinstance(node.op, Add) else -array.reshape(-1)
+        if same_type and (array.size == 1 or array.shape in (per_channel, (1, *per_channel))):
+            bias = np.full(channels, array.reshape(-1), array.dtype)
+            bias = bias if isinstance(node.op, Add) else -bias
             name = builder.constant(builder.fresh(f"{other}.bias"), bias)
             operands, locations = (*anchor.operands, name), merge_locations(anchor, node)
             builder.replace(node, op=anchor.op, operands=operands, locations=locations)

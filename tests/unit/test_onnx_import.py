@@ -226,6 +226,17 @@ def test_activations_and_pools_become_the_graphs_own_ops() -> None:
     assert [n.op for n in load_onnx(swish).nodes] == [Silu()]
 
 
+@pytest.mark.parametrize("shape", [(), (1,), (1, 1, 1), (1, 1, 1, 1)])
+def test_powers_by_one_number_are_products(shape: tuple[int, ...]) -> None:
+    for power, expected in ((1.0, []), (2.0, ["mul"]), (3.0, ["mul", "mul"]), (0.5, ["sqrt"])):
+        p = np.full(shape, power, np.float32)
+        graph = load_onnx(model([node("Pow", "x p", "y")], {"x": X}, "y", {"p": p}))
+        assert ops(graph) == expected
+    wide = {"p": np.full((1, *shape), 2, np.float32)}
+    found = load_onnx(model([node("Pow", "x p", "y")], {"x": X}, "y", wide))
+    assert ops(found) == (["pow"] if len(shape) == 4 else ["mul"])
+
+
 def test_gemm_keeps_weights_that_lie_right() -> None:
     weight, bias = floats(3, 4), floats(3)
     gemm = node("Gemm", "x w b", "y", transB=1)

@@ -336,3 +336,18 @@ def test_a_graph_without_changes_is_given_back_itself() -> None:
     for name in ("remove-dead", "fold-constants", "fold-batch-norm", "fold-pad", "fuse-epilogue"):
         assert PASSES[name]().run(graph, CONTEXT) == (graph, 0)
         assert PASSES[name]().run(graph, CONTEXT)[0] is graph
+
+
+@pytest.mark.parametrize("shape", ["", "1", "1,1,1", "1,1,1,1"])
+def test_one_number_is_a_bias_for_all_channels(shape: str) -> None:
+    text = f"""\
+graph @g(%x: f32[N,2,4,4]) -> (y: %y) level=portable {{
+  %w = constant : f32[3,2,1,1]
+  %c = constant [2.5] : f32[{shape}]
+  %a = conv2d(%x, %w) : f32[N,3,4,4]
+  %y = sub(%a, %c) : f32[N,3,4,4]
+}}
+"""
+    after = run(read(text), "fuse-epilogue")
+    (conv,) = after.nodes
+    np.testing.assert_array_equal(after.constants[conv.operands[2]], np.full(3, -2.5, np.float32))

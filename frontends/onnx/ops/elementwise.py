@@ -174,5 +174,7 @@ def power(call: Call) -> None:
 
 
 def _is_number(call: Call, index: int) -> bool:
-    """Whether an input is one known number that broadcasting does not enlarge the other by."""
-    return call.is_known(index) and call.known(index).size == 1 and call.known(index).ndim == 0
+    """Whether an input is one known number of no more axes than the first input has."""
+    if not call.is_known(index):
+        return False
+    return call.known(index).size == 1 and call.known(index).ndim <= len(call.shape(0))
