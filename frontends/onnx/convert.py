@@ -23,6 +23,7 @@ from cnnc.frontends.onnx.inline import MAX_DEPTH, MAX_NODES, Bodies, Body
 from cnnc.frontends.onnx.ops import CONVERTERS, FOLDERS, HINTS, Converter
 from cnnc.frontends.onnx.proto import DOMAINS, Source, opset_of
 from cnnc.frontends.onnx.tensors import TensorReader, text
+from cnnc.frontends.onnx.unroll import LOOPS
 from cnnc.ir.graph import Builder, Graph
 from cnnc.ir.location import Diagnostic, Location, ParseError, ShapeError
 from cnnc.ir.op import Array
@@ -129,8 +130,8 @@ class Importer:
     def inputs_behind(self, name: str) -> list[str]:
         """The inputs of the model that decide on an ONNX value, if it is one or made of small ones.
 
-        Small are lists and single numbers of whole numbers or truth values, as shapes and axes are;
-        none are given where larger ones are behind the value, too.
+        Small are single numbers, and lists of whole numbers or truth values, as shapes and axes
+        are; none are given where larger ones are behind the value, too.
         """
         if name in self.builder.inputs:
             return [name]
@@ -139,7 +140,7 @@ class Importer:
             name = pending.pop()
             if name in self.builder.inputs:
                 type = self.builder.types[name]
-                if type.rank > 1 or type.dtype in (DType.F32, DType.F64):
+                if type.rank > 1 or (type.rank and type.dtype.is_float):
                     return []
                 found.append(name)
             elif name in self._makers:
@@ -235,7 +236,8 @@ class Importer:
         standard = call.domain in DOMAINS and not self._bodies.is_local(call)
         converter = CONVERTERS.get(call.kind) if standard else None
         folder = FOLDERS.get(call.kind) if standard else None
-        if converter is None and folder is None and not self._bodies.has(call):
+        loop = LOOPS.get(call.kind) if standard else None
+        if not (converter or folder or loop or self._bodies.has(call)):
             raise Unsupported("", HINTS.get(call.kind, _GENERIC))
         if any(name in self._failed for name in call.reads):
             self._failed.update(call.outputs)  # the reason is told already
@@ -254,9 +256,11 @@ class Importer:
             if folder is not None:
                 needs = {need for name in inputs for need in self.inputs_behind(name)}
                 raise Unsupported("its inputs are not known at import", _GENERIC, sorted(needs))
+            if loop is not None:
+                return loop(self, call)
             body = self._bodies.find(call)
             if body is not None:
-                return self._inline(call, body)
+                return self.inline(call, body)
             raise Unsupported("", HINTS.get(call.kind, _GENERIC))
         if constant and not symbolic:
             self._compute(call, converter)
@@ -271,7 +275,7 @@ class Importer:
     def _is_symbolic(self, name: str) -> bool:
         return name in self.known and self.known[name].dtype == object
 
-    def _inline(self, call: Call, body: Body) -> None:
+    def inline(self, call: Call, body: Body) -> None:
         """Converts the nodes that stand for a node."""
         if body.key in self._open:
             raise Unsupported("its function calls itself")
@@ -282,7 +286,7 @@ class Importer:
             raise Unsupported(f"the functions of the model have more than {MAX_NODES} nodes")
         placed = body.placed(self._scope(call), call.outputs)
         calls = [Call(self, node, body.opset) for node in placed.nodes]
-        self._used.update(placed.outputs, *(inner.reads for inner in calls))
+        self._used.update(placed.outputs, call.outputs, *(inner.reads for inner in calls))
         for name, tensor in placed.constants:
             self.reserve(name, "an initializer")
             self.known[name] = self.reader.array(tensor)

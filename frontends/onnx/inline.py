@@ -16,6 +16,7 @@ from cnnc.frontends.onnx.scopes import free_values, inner_graphs
 from cnnc.frontends.onnx.tensors import text
 from cnnc.ir.types import TensorType
 
+_DEFINED = (*DOMAINS, "ai.onnx.preview")
 MAX_DEPTH = 32  # of bodies in bodies
 MAX_NODES = 1 << 16  # that all bodies of a model may have together
 
@@ -90,7 +91,7 @@ class Bodies:
 
     def has(self, call: Call) -> bool:
         """Whether there may be a body."""
-        standard = call.domain in DOMAINS
+        standard = call.domain in _DEFINED
         return self.is_local(call) or standard and (call.kind == "If" or _schema(call) is not None)
 
     def find(self, call: Call) -> Body | None:
@@ -148,7 +149,8 @@ def _schema(call: Call) -> Any:
     from onnx.defs import SchemaError, get_schema
 
     try:
-        schema: Any = get_schema(call.kind, call.opset, "")
+        domain = "" if call.domain in DOMAINS else call.domain
+        schema: Any = get_schema(call.kind, call.opset, domain)
     except SchemaError:
         return None
     defined = schema.has_function or schema.has_context_dependent_function

@@ -11,7 +11,9 @@ import numpy as np
 
 from cnnc.frontends.onnx.call import Call
 from cnnc.frontends.onnx.ops import (
+    deform,
     detect,
+    einsum,
     elementwise,
     fold,
     index,
@@ -123,10 +125,12 @@ CONVERTERS: dict[str, Converter] = {
     "Cosh": simple(Cosh()),
     "CumSum": order.cum_sum,
     "DepthToSpace": moves.depth_to_space,
+    "DeformConv": deform.deform_conv,
     "DequantizeLinear": quantised.dequantize_linear,
     "Div": binary(Div()),
     "Dropout": norm.dropout,
     "DynamicQuantizeLinear": quantised.dynamic_quantize_linear,
+    "Einsum": einsum.einsum,
     "Elu": with_alpha(Elu, 1.0),
     "Equal": binary(Equal()),
     "Erf": simple(Erf()),
@@ -270,6 +274,4 @@ FOLDERS: dict[str, Folder] = {
 
 _CONTROL = "export the model with control flow that is decided by constants, or simplify it first"
 
-HINTS: dict[str, str] = {
-    **dict.fromkeys(("If", "Loop", "Scan"), _CONTROL),
-}
+HINTS: dict[str, str] = {"If": _CONTROL}
