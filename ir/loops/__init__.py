@@ -1,0 +1,100 @@
+"""The loop IR: what a kernel computes and how, on one page.
+
+A `Program` is a loop nest over buffers of float32, or of truth values: bytes 0 and 1 in memory,
+0.0 and 1.0 as values, where all but zero is stored as 1. It knows no op. Three kinds of things are
+in it:
+
+* `Index`: whole-number arithmetic on loop variables, kept as a linear form so that addresses stay
+  simple and constant parts can be folded;
+* `Value`: a float32 vector of a fixed number of lanes (1 is a scalar): loads, register reads and
+  arithmetic;
+* `Statement`: loops (serial, parallel, unrolled), register tiles, assignments, stores, conditions.
+
+What runs may depend on what is computed through a `Flag` only, which a condition then tests.
+
+Register tiles are arrays of vector registers; after unrolling, every index into one is a number.
+Loads and stores may touch fewer than all lanes (`count`): the others read as zero and are not
+written. A parallel loop's iterations are independent and shared out among the threads.
+
+Kernels are written with `ProgramBuilder`, which reads like the loop nest itself:
+
+    p = ProgramBuilder("scale")
+    x, y = p.buffer("x"), p.buffer("y")
+    with p.parallel("i", 0, 64) as i:
+        p.store(y, i * 16, p.load(x, i * 16, 16) * 2.0)
+    program = p.finish()
+"""
+
+from cnnc.ir.loops.build import (
+    FUNCTIONS,
+    Apply,
+    Assign,
+    Atom,
+    Call,
+    Constant,
+    Flag,
+    FromIndex,
+    Index,
+    Kind,
+    Let,
+    Load,
+    Lookup,
+    Loop,
+    Prefetch,
+    Program,
+    ProgramBuilder,
+    Read,
+    Reduce,
+    Shuffle,
+    Splat,
+    Statement,
+    Store,
+    Table,
+    Tile,
+    TileRef,
+    Value,
+    Var,
+    When,
+    apply,
+    as_value,
+    fma,
+    print_program,
+    shuffle,
+)
+
+__all__ = [
+    "Apply",
+    "Assign",
+    "Atom",
+    "Call",
+    "Constant",
+    "FUNCTIONS",
+    "Flag",
+    "FromIndex",
+    "Index",
+    "Kind",
+    "Let",
+    "Load",
+    "Lookup",
+    "Loop",
+    "Prefetch",
+    "Program",
+    "ProgramBuilder",
+    "Read",
+    "Reduce",
+    "Shuffle",
+    "Splat",
+    "Statement",
+    "Store",
+    "Table",
+    "Tile",
+    "TileRef",
+    "Value",
+    "Var",
+    "When",
+    "apply",
+    "as_value",
+    "fma",
+    "print_program",
+    "shuffle",
+]
