@@ -25,40 +25,37 @@ Kernels are written with `ProgramBuilder`, which reads like the loop nest itself
     program = p.finish()
 """
 
-from cnnc.ir.loops.build import (
-    FUNCTIONS,
-    Apply,
+from cnnc.ir.loops.build import ProgramBuilder, TileRef
+from cnnc.ir.loops.index import Atom, Call, Index, Lookup, Var
+from cnnc.ir.loops.statements import (
     Assign,
-    Atom,
-    Call,
-    Constant,
     Flag,
-    FromIndex,
-    Index,
     Kind,
     Let,
-    Load,
-    Lookup,
     Loop,
     Prefetch,
     Program,
-    ProgramBuilder,
-    Read,
-    Reduce,
-    Shuffle,
-    Splat,
     Statement,
     Store,
     Table,
     Tile,
-    TileRef,
-    Value,
-    Var,
     When,
+)
+from cnnc.ir.loops.text import print_program
+from cnnc.ir.loops.values import (
+    FUNCTIONS,
+    Apply,
+    Constant,
+    FromIndex,
+    Load,
+    Read,
+    Reduce,
+    Shuffle,
+    Splat,
+    Value,
     apply,
     as_value,
     fma,
-    print_program,
     shuffle,
 )
 

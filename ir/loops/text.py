@@ -1,0 +1,58 @@
+"""Programs as indented text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from cnnc.ir.loops.statements import (
+    Assign,
+    Flag,
+    Let,
+    Loop,
+    Prefetch,
+    Program,
+    Statement,
+    Store,
+    Tile,
+    When,
+)
+from cnnc.ir.loops.values import span_text
+
+
+def print_program(program: Program) -> str:
+    """The program as indented text."""
+    shared = program.buffers[: len(program.buffers) - len(program.scratch)]
+    own = zip(program.buffers[len(shared) :], program.scratch, strict=True)
+    shown = (f"bool {name}" if name in program.truths else name for name in shared)
+    parameters = [*shown, *(f"scratch {name}[{length}]" for name, length in own)]
+    lines = [f"kernel {program.name}({', '.join(parameters)})"]
+    for table in program.tables:
+        lines.append(f"  table {table.name} = [{', '.join(map(str, table.numbers))}]")
+    lines += _print_body(program.body, 1)
+    return "\n".join(lines) + "\n"
+
+
+def _print_body(body: Sequence[Statement], depth: int) -> Iterator[str]:
+    pad = "  " * depth
+    for s in body:
+        match s:
+            case Loop():
+                yield f"{pad}{s.kind.value} {s.variable} in {s.start}..{s.stop}:"
+                yield from _print_body(s.body, depth + 1)
+            case When():
+                yield f"{pad}when {s.low} <= {s.index} < {s.high}:"
+                yield from _print_body(s.body, depth + 1)
+            case Let():
+                yield f"{pad}let {s.variable} = {s.index}"
+            case Flag():
+                yield f"{pad}flag {s.variable} = {s.scalar} > 0"
+            case Tile():
+                dims = "".join(f"[{d}]" for d in s.shape)
+                yield f"{pad}tile {s.name}{dims}: f32x{s.lanes}"
+            case Assign():
+                yield f"{pad}{s.tile}{''.join(f'[{i}]' for i in s.at)} = {s.value}"
+            case Store():
+                span = span_text(s.offset, s.value.lanes, s.stride, s.count)
+                yield f"{pad}{s.buffer}[{span}] = {s.value}"
+            case Prefetch():
+                yield f"{pad}prefetch {s.buffer}[{s.offset}]"
