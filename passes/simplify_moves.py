@@ -2,18 +2,24 @@
 
 transpose{perm=q}(transpose{perm=p}(x)) = transpose{perm=p[q]}(x)
 transpose(x) = reshape(x)                 if only axes of size 1 change places
+slice(transpose(x)) = transpose(slice(x)) and the same for a reshape that takes out an axis of size
+                                          1, if the transpose moves a symbolic batch: as in the
+                                          queries, keys and values of attention, where what is left
+                                          of it moves the batch no more
 border(x) = pad(x)                        if it surrounds maps with a constant
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 from cnnc.ir.graph import Builder, Node
-from cnnc.ir.ops import Border, Filling, Pad, Reshape, Transpose
+from cnnc.ir.ops import Border, Filling, Pad, Reshape, Slice, Transpose
 from cnnc.ir.types import Dim
 from cnnc.passes.base import Rule, RulePass, merge_locations
+
+T = TypeVar("T")
 
 
 def merge_transposes(builder: Builder, node: Node) -> bool:
@@ -43,6 +49,64 @@ def transpose_to_reshape(builder: Builder, node: Node) -> bool:
     return True
 
 
+def slice_before_transpose(builder: Builder, node: Node) -> bool:
+    """slice(transpose(x)) = transpose(slice(x)), the transpose moving a symbolic batch"""
+    inner, op = _moves_batch(builder, node.operands[0]), node.op
+    if inner is None or not isinstance(op, Slice) or not op.axes:
+        return False
+    perm = _order(inner)
+    cuts = sorted(zip((perm[a] for a in op.axes), op.starts, op.stops, op.steps, strict=True))
+    axes, starts, stops, steps = (tuple(part) for part in zip(*cuts, strict=True))
+    cut = Slice(axes=axes, starts=starts, stops=stops, steps=steps)
+    x = builder.add(cut, inner.operands, builder.fresh(f"{node.name}.cut"), node.locations)
+    locations = merge_locations(node, inner)
+    builder.replace(node, op=inner.op, operands=(x,), locations=locations)
+    builder.sweep([inner.name])
+    return True
+
+
+def squeeze_before_transpose(builder: Builder, node: Node) -> bool:
+    """reshape(transpose(x)) = transpose(reshape(x)) where an axis of size 1 goes, likewise"""
+    inner = _moves_batch(builder, node.operands[0])
+    if inner is None or not isinstance(node.op, Reshape):
+        return False
+    before, after = builder.types[inner.name].shape, builder.types[node.name].shape
+    gone = [a for a, size in enumerate(before) if size == 1 and _without(before, a) == after]
+    if not gone:
+        return False
+    perm, shape = _order(inner), builder.types[inner.operands[0]].shape
+    axis = perm[gone[0]]
+    rest = _without(shape, axis)
+    dims = tuple(_written(size, shape[i]) for i, size in enumerate(rest))
+    if dims.count(-1) > 1:
+        return False
+    name = builder.fresh(f"{node.name}.squeezed")
+    x = builder.add(Reshape(shape=dims), inner.operands, name, node.locations)
+    left = tuple(a - (a > axis) for a in _without(perm, gone[0]))
+    locations = merge_locations(node, inner)
+    builder.replace(node, op=Transpose(perm=left), operands=(x,), locations=locations)
+    builder.sweep([inner.name])
+    return True
+
+
+def _moves_batch(builder: Builder, value: str) -> Node | None:
+    """The transpose that makes `value`, if it moves a symbolic dimension 0."""
+    node = builder.producer(value)
+    if node is None or not isinstance(node.op, Transpose) or not node.op.perm[:1] > (0,):
+        return None
+    batch = builder.types[node.operands[0]].shape[0]
+    return None if isinstance(batch, int) else node
+
+
+def _order(node: Node) -> tuple[int, ...]:
+    assert isinstance(node.op, Transpose)
+    return node.op.perm
+
+
+def _without(items: tuple[T, ...], place: int) -> tuple[T, ...]:
+    return (*items[:place], *items[place + 1 :])
+
+
 def _written(new: Dim, old: Dim) -> int:
     """A size of a reshaped tensor as `Reshape` wants it, where the operand has `old`."""
     if isinstance(new, int):
@@ -67,4 +131,10 @@ class SimplifyMoves(RulePass):
     """Merge transposes; turn them into reshapes, and borders into padding, where that is enough."""
 
     name: ClassVar[str] = "simplify-moves"
-    rules: ClassVar[tuple[Rule, ...]] = (merge_transposes, transpose_to_reshape, border_to_pad)
+    rules: ClassVar[tuple[Rule, ...]] = (
+        merge_transposes,
+        transpose_to_reshape,
+        slice_before_transpose,
+        squeeze_before_transpose,
+        border_to_pad,
+    )

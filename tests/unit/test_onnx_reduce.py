@@ -183,3 +183,15 @@ def test_there_and_back(op: Op) -> None:
     found = evaluate(again, {"x": x})["y"]
     assert (found.shape, found.dtype) == (wanted.shape, wanted.dtype)
     np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["Softmax", "LogSoftmax"])
+def test_over_several_axes_the_batch_stays(kind: str) -> None:
+    """Until opset 12, from `axis` on; what lies before it stays apart, so the batch can be open."""
+    proto = model([node(kind, "x", "y", axis=2)], {"x": ("N", 3, 2, 4)}, "y", opset=11)
+    x = floats(2, 3, 2, 4)
+    found = cnnc.compile(proto, threads=1, cache=False).run({"x": x})["y"]
+    powers = np.exp(x)
+    wanted = powers / powers.sum(axis=(2, 3), keepdims=True)
+    wanted = np.log(wanted) if kind == "LogSoftmax" else wanted
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)

@@ -11,8 +11,8 @@ from graph_harness import TARGET, assert_same_answers, read
 
 from cnnc.ir.graph import Builder, Graph, Level
 from cnnc.ir.location import PassError
-from cnnc.ir.ops import Add, BatchNorm, Conv2d, Mul, Relu
-from cnnc.ir.types import TensorType
+from cnnc.ir.ops import Add, BatchNorm, Conv2d, Mul, Relu, Reshape, Slice, Transpose
+from cnnc.ir.types import Sym, TensorType
 from cnnc.passes import PASSES, PIPELINES, Context, Pass, PassRecord, Pipeline
 from cnnc.passes.base import apply_rules
 from cnnc.passes.fold_constants import FoldConstants
@@ -351,3 +351,21 @@ graph @g(%x: f32[N,2,4,4]) -> (y: %y) level=portable {{
     after = run(read(text), "fuse-epilogue")
     (conv,) = after.nodes
     np.testing.assert_array_equal(after.constants[conv.operands[2]], np.full(3, -2.5, np.float32))
+
+
+@pytest.mark.parametrize("part", [0, 2])
+def test_queries_and_keys_leave_the_batch_where_it_is(part: int) -> None:
+    """As attention is exported: reshape, transpose the parts to the front, take one of them."""
+    builder = Builder("attention")
+    x = builder.input("x", TensorType((Sym("N"), 4, 3, 2, 5)))
+    turned = builder.add(Transpose(perm=(2, 0, 3, 1, 4)), [x])
+    cut = Slice(axes=(0,), starts=(part,), stops=(part + 1,), steps=(1,))
+    one = builder.add(cut, [turned])
+    builder.output("y", builder.add(Reshape(shape=(-1, 2, 4, 5)), [one]))
+    before = builder.finish()
+    after, _ = Pipeline.parse("simplify-moves", PASSES).run(before, CONTEXT, check_changes=True)
+    assert [n.op for n in after.nodes if isinstance(n.op, Transpose)] == [
+        Transpose(perm=(0, 2, 1, 3))
+    ]
+    assert not any(n.op.mixes_batch([after.types[o] for o in n.operands]) for n in after.nodes)
+    assert_same_answers(before, after)

@@ -119,15 +119,15 @@ def _along(call: Call, op: Callable[[int], Op]) -> None:
         raise Unsupported(f"axis {axis} of {type}")
     if all(dim == 1 for dim in type.shape[axis + 1 :]):
         return call.result(op(axis), x)
+    inner = type.shape[axis:]
     if axis == 1:
         rows = call.add(Flatten(), x)
-    else:
-        inner = type.shape[axis:]
-        if not all(isinstance(d, int) for d in inner):
-            raise Unsupported(f"over several axes of {type}")
+    elif all(isinstance(d, int) for d in inner):
         size = prod(d for d in inner if isinstance(d, int))
-        rows = call.add(Reshape(shape=(-1, size)), x)
-    y = call.add(op(1), rows)
+        rows = call.add(Reshape(shape=(*(0,) * axis, size)), x)
+    else:
+        raise Unsupported(f"over several axes of {type}")
+    y = call.add(op(axis), rows)
     return call.result(call.reshape(y, type.shape), y)
 
 
