@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cnnc.ir.location import CnncError, Diagnostic
 from cnnc.runtime.artifact import PART, SUFFIX, Artifact, read, save
+from cnnc.runtime.memory import give_back
 
 if TYPE_CHECKING:
     from cnnc.frontends import Model
@@ -75,7 +76,8 @@ def _compile(
     if place is not None and model.is_native and place == _place(source, options):
         if progress is not None:
             progress("writing to the cache")
-        _keep(place, model, options)
+        model = _keep(place, model, options)
+    give_back()
     return model
 
 
@@ -117,13 +119,18 @@ def _load(place: _Place | None, options: dict[str, Any], start: float) -> Compil
     return link(found, options.get("threads"), start=start)
 
 
-def _keep(place: _Place, model: CompiledModel, options: dict[str, Any]) -> None:
+def _keep(place: _Place, model: CompiledModel, options: dict[str, Any]) -> CompiledModel:
+    """Puts the model into the cache. The one that it gives has its weights there, not twice."""
+    from cnnc.link import link
     from cnnc.options import Options
 
     try:
         place.cache.put(place.key, model.artifact, Options.of(**options).cache_bytes)
     except CnncError as error:
         _warn(error)
+        return model
+    kept = place.cache.get(place.key)
+    return model if kept is None else link(kept, options.get("threads"))
 
 
 def _check_unkeyed(options: dict[str, Any]) -> None:

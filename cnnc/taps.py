@@ -11,8 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from cnnc.ir.graph import Graph
-from cnnc.ir.location import Diagnostic, OptionError
-from cnnc.ir.syntax import suggest
+from cnnc.ir.location import Diagnostic, OptionError, suggest
 
 _WILD = {"*": ".*", "?": "."}
 

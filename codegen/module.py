@@ -145,16 +145,16 @@ class _Functions:
         self.symbols[node.name] = self._by_site[kernel, site]
 
     def _emit(self, program: Program, node: Node) -> str:
-        if program not in self._by_program:
-            symbol = self._symbol(program, node)
+        # Looked up once: the hash of a program goes through all of it.
+        symbol = self._by_program.setdefault(program, self._symbol(program, node))
+        if symbol not in self.programs:
             text, declared = emit_function(program, symbol, self.target)
             # Hidden: other pieces of the model call it, but nobody else.
             self.write(text.replace("define void", "define hidden void", 1), declared)
             types = ", ".join(["ptr"] * len(program.buffers) + ["i64", "i64"])
             self.headers.add(f"declare hidden void @{symbol}({types})")
             self.programs[symbol] = program
-            self._by_program[program] = symbol
-        return self._by_program[program]
+        return symbol
 
     def write(self, text: str, outside: set[str], inside: Iterable[str] = ()) -> None:
         """Adds a piece."""

@@ -28,9 +28,10 @@ from typing import (
 from lark import Token, Tree
 
 from cnnc.ir.kernel import Kernel
+from cnnc.ir.location import suggest
 from cnnc.ir.op import Elementwise, Fusable, Op, Step
 from cnnc.ir.ops import OPS
-from cnnc.ir.syntax import Source, Syntax, suggest
+from cnnc.ir.syntax import Source, Syntax
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance

@@ -124,3 +124,16 @@ class OptionError(CnncError, ValueError):
 
 class InputError(CnncError, ValueError):
     """Arrays given at run time that do not fit the model's inputs."""
+
+
+def suggest(word: str, known: Iterable[str]) -> str:
+    """Help for an unknown word: the nearest known one, else all of them, or some of very many."""
+    from difflib import get_close_matches  # only errors need it
+
+    names = sorted(known)
+    close = get_close_matches(word, names, n=1)
+    if close:
+        return f"did you mean `{close[0]}`?"
+    if len(names) > 40:
+        names = [*names[:12], f"... ({len(names)} in all)"]
+    return f"known: {', '.join(names)}" if names else ""

@@ -18,11 +18,11 @@ from lark import Token, Tree
 from cnnc.ir.attributes import read_fields
 from cnnc.ir.graph import Builder, Graph, Level, Place, Region
 from cnnc.ir.kernel import Kernel
-from cnnc.ir.location import CnncError, Location, ParseError, ShapeError
+from cnnc.ir.location import CnncError, Location, ParseError, ShapeError, suggest
 from cnnc.ir.op import Array
 from cnnc.ir.ops import OPS
 from cnnc.ir.printer import arrays_path, read_element
-from cnnc.ir.syntax import Source, Syntax, suggest
+from cnnc.ir.syntax import Source, Syntax
 from cnnc.ir.types import Dim, DType, Layout, Sym, TensorType
 
 _DIM = re.compile(

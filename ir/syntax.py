@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 
@@ -105,14 +104,3 @@ class Source:
 def _terminal(name: str) -> str:
     literals = {t.name: t.pattern.value for t in _lark().terminals}
     return _TERMINALS.get(name) or f"`{literals.get(name, name)}`"
-
-
-def suggest(word: str, known: Iterable[str]) -> str:
-    """Help for an unknown word: the nearest known one, else all of them, or some of very many."""
-    names = sorted(known)
-    close = get_close_matches(word, names, n=1)
-    if close:
-        return f"did you mean `{close[0]}`?"
-    if len(names) > 40:
-        names = [*names[:12], f"... ({len(names)} in all)"]
-    return f"known: {', '.join(names)}" if names else ""

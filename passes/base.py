@@ -19,8 +19,8 @@ from lark import Token, Tree
 from cnnc.ir.attributes import read_fields, write_fields
 from cnnc.ir.graph import Builder, Graph, Level, Node
 from cnnc.ir.kernel import Kernel
-from cnnc.ir.location import CnncError, Location, ParseError, PassError
-from cnnc.ir.syntax import Source, suggest
+from cnnc.ir.location import CnncError, Location, ParseError, PassError, suggest
+from cnnc.ir.syntax import Source
 from cnnc.ir.target import Target
 from cnnc.ir.verify import check
 

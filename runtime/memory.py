@@ -20,6 +20,13 @@ def aligned_empty(size: int) -> Array:
     return raw[start : start + size]
 
 
+def give_back() -> None:
+    """Returns to the system what was freed but is kept for later, where the C library can do it."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # in glibc
+    if trim is not None:
+        trim(ctypes.c_size_t(0))
+
+
 def packed(array: Array) -> Array:
     """The array, or a copy of it, as the code reads it: aligned and C-contiguous."""
     flags = array.flags

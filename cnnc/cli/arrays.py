@@ -8,9 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from cnnc.ir.location import Diagnostic, InputError
+from cnnc.ir.location import Diagnostic, InputError, suggest
 from cnnc.ir.op import Array
-from cnnc.ir.syntax import suggest
 from cnnc.ir.types import DType, TensorType
 from cnnc.runtime.inputs import random_inputs
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,27 +79,17 @@ def run(
       cnnc run unet --size H=256 --size W=256 --input image=random --output mask.npz
     """
     from cnnc.cli.arrays import read_inputs, write_outputs
-    from cnnc.cli.graphs import input_types, load_bound
     from cnnc.ir.location import InputError
-    from cnnc.options import Options
-    from cnnc.runtime.inputs import check_inputs
 
     if taps:
         settings["taps"] = taps
-    options = Options.of(**settings)
     settings["cache"] = not no_cache
     if output is not None and output.suffix != ".npz":
         raise InputError(f"outputs are written as .npz, not to `{output}`")
     with progress(quiet) as say:
         compiled = _compiled(model, settings)
         if compiled is None:
-            from cnnc.cache import compile
-
-            say("parsing")
-            graph, _ = load_bound(model, options)
-            inputs = read_inputs(specs, input_types(graph, batch))
-            check_inputs(input_types(graph), inputs)  # before the long part
-            compiled = compile(model, progress=say, **settings)
+            compiled, inputs = _compile(model, settings, specs, batch, say)
         else:
             inputs = read_inputs(specs, _types(compiled, batch))
         outputs = compiled.run(inputs)
@@ -125,6 +116,24 @@ def _compiled(model: str, settings: Settings) -> CompiledModel | None:
     if late:
         raise OptionError(f"`{model}` is compiled already, it is too late for: {', '.join(late)}")
     return load_compiled(model, settings.get("threads"))
+
+
+def _compile(
+    model: str, settings: Settings, specs: Sequence[str], batch: int, say: Callable[[str], None]
+) -> tuple[CompiledModel, dict[str, Array]]:
+    """The model and its inputs, which are read and checked first: compiling is the long part."""
+    from cnnc.cache import compile
+    from cnnc.cli.arrays import read_inputs
+    from cnnc.cli.graphs import input_types, load_bound
+    from cnnc.options import Options
+    from cnnc.runtime.inputs import check_inputs
+
+    options = Options.of(**settings)
+    say("parsing")
+    graph, _ = load_bound(model, options)
+    inputs = read_inputs(specs, input_types(graph, batch))
+    check_inputs(input_types(graph), inputs)
+    return compile(model, progress=say, **settings), inputs
 
 
 def _types(model: CompiledModel, batch: int) -> dict[str, TensorType]:

@@ -9,9 +9,8 @@ from collections.abc import Iterable
 from cnnc.codegen.host import assembly
 from cnnc.driver import Build
 from cnnc.ir.graph import Graph, Node
-from cnnc.ir.location import Diagnostic, OptionError
+from cnnc.ir.location import Diagnostic, OptionError, suggest
 from cnnc.ir.loops import print_program
-from cnnc.ir.syntax import suggest
 from cnnc.passes import PASSES, PIPELINES, Pipeline
 
 

@@ -47,8 +47,7 @@ def zoo(name: str | None, as_json: bool) -> None:
 
 def _print_source(name: str) -> None:
     from cnnc.driver import zoo_models
-    from cnnc.ir.location import Diagnostic, OptionError
-    from cnnc.ir.syntax import suggest
+    from cnnc.ir.location import Diagnostic, OptionError, suggest
 
     models = zoo_models()
     if name not in models:

@@ -193,6 +193,18 @@ def test_weights_make_a_difference(small: Path) -> None:
     assert not changed.report().cached and not np.array_equal(changed(x), first)
 
 
+def test_what_was_compiled_has_its_weights_in_the_cache(small: Path, folder: Path) -> None:
+    model = compiled(small)
+    assert not model.report().cached and "native code" in model.report().seconds
+    assert not model.artifact.weights.flags.writeable  # the file's, mapped
+    again, apart = compiled(small), compiled(small, cache=False)
+    assert again.artifact.to_bytes() == model.artifact.to_bytes()
+    assert apart.artifact.weights.flags.writeable
+    x = np.random.default_rng(0).random((2, 1, 8, 8), np.float32)
+    assert np.array_equal(model(x), apart(x)) and np.array_equal(model(x), again(x))
+    assert compiled(small, exact=True, cache_bytes=0).artifact.weights.flags.writeable
+
+
 def test_machine_and_versions_make_a_difference(
     small: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

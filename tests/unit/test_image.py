@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import os
 import re
 import struct
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -356,3 +358,23 @@ def test_loading_twice_gives_two_pieces_of_memory() -> None:
     data = compile_object(FIRST.replace("hidden ", ""), native_target())
     one, two = load_object(data), load_object(data)
     assert one.address("pick") != two.address("pick")
+
+
+def test_running_from_the_cache_loads_no_llvm(tmp_path: Path) -> None:
+    program = """
+import sys, numpy as np, cnnc
+from cnnc.cli import main
+model = cnnc.compile("digits", threads=2)
+assert model(np.zeros((1, 1, 8, 8), np.float32)).shape == (1, 10)
+model.save(sys.argv[1])
+main(["run", sys.argv[1], "--input", "random", "-q"], standalone_mode=False)
+heavy = ("llvmlite", "lark", "networkx", "pydantic", "cnnc.driver", "cnnc.codegen.elf")
+print(model.report().cached, [name for name in heavy if name in sys.modules])
+"""
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
+    command = [sys.executable, "-c", program, str(tmp_path / "digits.cnnca")]
+    last = []
+    for _ in range(2):
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        last.append(done.stdout.splitlines()[-1])
+    assert last[0].startswith("False ['llvmlite', ") and last[1] == "True []"
