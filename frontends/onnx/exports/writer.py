@@ -1,0 +1,55 @@
+"""What exporters of ops write with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from cnnc.ir.graph import Graph
+
+
+class Writer:
+    """Collects ONNX nodes and the small constants that they need."""
+
+    def __init__(self, graph: Graph) -> None:
+        import onnx
+
+        self.onnx = onnx
+        self.graph = graph
+        self.nodes: list[Any] = []
+        self.constants: list[Any] = []
+        self.taken = set(graph.types)
+        self.ranks = {name: type.rank for name, type in graph.types.items()}
+
+    def fresh(self, hint: str) -> str:
+        """A name that nothing has yet."""
+        name, count = hint, 0
+        while name in self.taken:
+            count += 1
+            name = f"{hint}_{count}"
+        self.taken.add(name)
+        return name
+
+    def add(self, kind: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
+        """A node of one output; returns that."""
+        node = self.onnx.helper.make_node(kind, list(inputs), [output], name=output, **attributes)
+        self.nodes.append(node)
+        return output
+
+    def constant(self, hint: str, values: Any, dtype: str) -> str:
+        """A constant of that element type; returns its name."""
+        name = self.fresh(hint)
+        array = np.asarray(values, dtype)
+        self.constants.append(self.onnx.numpy_helper.from_array(array, name))
+        return name
+
+
+Exporter = Callable[[Writer, Any, Sequence[str], str], object]
+"""(writer, op, operand names, result name): adds the nodes that compute the result."""
+
+
+def simple(kind: str, **attributes: Any) -> Exporter:
+    """The exporter to one node of that kind."""
+    return lambda w, op, inputs, y: w.add(kind, inputs, y, **attributes)
