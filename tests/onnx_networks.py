@@ -20,7 +20,7 @@ from cnnc.ir.op import Array
 
 NEWEST = 26
 _IR_VERSION = 10
-_LARGE = 8000  # elements; inputs are smaller
+_LARGE = 20000  # elements; inputs are smaller
 Dims = tuple[int, ...]
 
 
@@ -201,8 +201,10 @@ def networks(
     moves = [move for move in (*LAYERS, *STEPS) if move.__name__ not in without]
     inputs = [f"x{i}" for i in range(d.one_of([1, 1, 1, 2]))]
     for name in inputs:
-        sides = [d.integer(1, 9) for _ in range(d.one_of([2, 2, 2, 1]))]
-        d.shapes[name] = (d.batch, d.one_of([3, 1, 2, 4, 5, 6, 8, 16, 19, 32]), *sides)
+        wide = d.integer(0, 5) == 5  # enough for work in several parts
+        sides = [d.integer(1, 40 if wide else 9) for _ in range(d.one_of([2, 2, 2, 1]))]
+        channels = d.one_of([3, 1, 2, 4] if wide else [3, 1, 2, 4, 5, 6, 8, 16, 19, 32])
+        d.shapes[name] = (d.batch, channels, *sides)
     for _ in range(d.integer(1, 8)):
         d.one_of(moves)(d)
     if all(name in inputs for name in d.shapes):

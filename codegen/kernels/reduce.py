@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from math import inf, prod
 from typing import ClassVar
 
+from cnnc.codegen.functions import exp, log
 from cnnc.codegen.kernels.common import (
     View,
     extra_blocks,
@@ -32,8 +33,8 @@ class ReduceKernel(Kernel):
 
     @classmethod
     def candidates(cls, site: Site) -> Iterable[ReduceKernel]:
-        op, types = site.op, (*site.operands, *site.results)
-        fits = isinstance(op, Reduction) and op.how in _RECIPES
+        types = (*site.operands, *site.results)
+        fits = isinstance(site.op, Reduction)
         if not fits or any(t.dtype is not DType.F32 or 0 in t.shape for t in types):
             return
         for block in (1, site.target.lanes):
@@ -119,36 +120,60 @@ def _restored(view: View, site: Site) -> View:
     return View(view.buffer, TensorType(dims, layout=Layout()))
 
 
+Term = Callable[[ProgramBuilder, Value], Value]
+Last = Callable[[ProgramBuilder, Value, int], Value]
+
+
 @dataclass(frozen=True, slots=True)
 class _Recipe:
-    """combine(term(x_1), term(x_2), ...), then `last`, which also knows how many there were."""
+    """combine(term(x_1), term(x_2), ...), then `last`, which also knows how many there were.
+
+    With `lowered` the largest element is taken off all before, and put on the result.
+    """
 
     combine: str
-    term: Callable[[Value], Value]
-    last: Callable[[Value, int], Value]
+    term: Term
+    last: Last
     start: float = 0.0
     work: float = 1.0  # cycles for a vector
+    lowered: bool = False
 
     def values(self, s: Stretch, count: int) -> list[Value]:
         """The results of a stretch."""
-        (totals,) = s.fold(self.combine, self.start, lambda x, i: self.term(x))
-        return [s.p.bind("result", self.last(total, count)) for total in totals]
+        p = s.p
+        if not self.lowered:
+            (totals,) = s.fold(self.combine, self.start, lambda x, i: self.term(p, x))
+            return [p.bind("result", self.last(p, total, count)) for total in totals]
+        (largest,) = s.fold("maximum", -inf, lambda x, i: x)
+        # What is not finite stays what it is by itself, but not in a difference.
+        tops = [p.bind("top", apply("less", apply("abs", t), inf, t, 0.0)) for t in largest]
+        (totals,) = s.fold(self.combine, self.start, lambda x, i: self.term(p, x - tops[i]))
+        return [
+            p.bind("result", self.last(p, total, count) + top)
+            for total, top in zip(totals, tops, strict=True)
+        ]
 
 
-def _same(x: Value) -> Value:
+def _same(p: ProgramBuilder, x: Value) -> Value:
     return x
 
 
-_SUM = _Recipe("add", _same, lambda total, count: total)
-_SQUARES = replace(_SUM, term=lambda x: x * x)
+def _log(p: ProgramBuilder, total: Value, count: int) -> Value:
+    return log(p, total)
+
+
+_SUM = _Recipe("add", _same, lambda p, total, count: total)
+_SQUARES = replace(_SUM, term=lambda p, x: x * x)
 
 _RECIPES: dict[How, _Recipe] = {
     How.SUM: _SUM,
-    How.MEAN: replace(_SUM, last=lambda total, count: total / count),
+    How.MEAN: replace(_SUM, last=lambda p, total, count: total / count),
     How.MAX: replace(_SUM, combine="maximum", start=-inf, work=3.0),
-    How.MIN: _Recipe("maximum", lambda x: -x, lambda top, count: -top, -inf, 3.0),
+    How.MIN: _Recipe("maximum", lambda p, x: -x, lambda p, top, count: -top, -inf, 3.0),
     How.PROD: replace(_SUM, combine="mul", start=1.0),
-    How.L1: replace(_SUM, term=lambda x: apply("abs", x)),
-    How.L2: replace(_SQUARES, last=lambda total, count: apply("sqrt", total)),
+    How.L1: replace(_SUM, term=lambda p, x: apply("abs", x)),
+    How.L2: replace(_SQUARES, last=lambda p, total, count: apply("sqrt", total)),
     How.SUM_SQUARE: _SQUARES,
+    How.LOG_SUM: replace(_SUM, last=_log),
+    How.LOG_SUM_EXP: _Recipe("add", exp, _log, work=14.0, lowered=True),
 }

@@ -1,4 +1,5 @@
 """Softmax along any axis of a plain tensor, in three walks: maximum, powers and their sum, scaling.
+For its logarithm the last walk takes the maximum and the logarithm of the sum off.
 
 Along the last axis vectors run with the axis; along another one they run across it, over what is
 contiguous. A NaN reaches the sum, whatever the maximum made of it, and through it every element.
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import ClassVar
 
-from cnnc.codegen.functions import exp
+from cnnc.codegen.functions import exp, log
 from cnnc.codegen.kernels.rows import cut, repeat, walk, within
 from cnnc.ir.kernel import Kernel, Site
 from cnnc.ir.loops import Constant, Index, Program, ProgramBuilder, Reduce, Value, apply
@@ -24,14 +25,13 @@ WIDE = 4  # vectors side by side where they run across the axis
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SoftmaxKernel(Kernel):
-    """Softmax of a plain tensor without border."""
+    """Softmax of a plain tensor without border, or its logarithm."""
 
     name: ClassVar[str] = "softmax"
 
     @classmethod
     def candidates(cls, site: Site) -> Iterable[SoftmaxKernel]:
-        plain = isinstance(site.op, Softmax) and not site.op.log
-        fits = plain and site.result.dtype is DType.F32
+        fits = isinstance(site.op, Softmax) and site.result.dtype is DType.F32
         if fits and 0 not in site.result.shape:
             yield cls()
 
@@ -42,8 +42,9 @@ class SoftmaxKernel(Kernel):
         return False
 
     def in_place(self, site: Site) -> tuple[int, ...]:
-        # The first two walks read an element before they write it, the last reads the result.
-        return (0,)
+        # The first two walks read an element before they write it, the last reads the result; but
+        # for the logarithm it reads the operand again.
+        return () if _is_log(site) else (0,)
 
     def cycles(self, site: Site) -> float:
         target = site.target
@@ -59,10 +60,10 @@ class SoftmaxKernel(Kernel):
         p = ProgramBuilder(self.name)
         x, y = p.buffer("x"), p.buffer("y")
         outer, length, inner = _split(site)
-        lanes = site.target.lanes
+        lanes, is_log = site.target.lanes, _is_log(site)
         if inner == 1:
             with p.parallel("row", 0, outer) as row:
-                _along(p, x, y, row * length, length, lanes)
+                _along(p, x, y, row * length, length, lanes, is_log)
             return p.finish()
         parts = cut(inner, WIDE * lanes, lanes)
         across = sum(part.times for part in parts)
@@ -71,7 +72,8 @@ class SoftmaxKernel(Kernel):
             for part in parts:
                 with within(p, part, parts, stretch):
                     start = t // across * (length * inner) + part.at(stretch)
-                    _across(p, x, y, start, length, inner, part.length, lanes)
+                    rows = _Rows(p, x, y, start, inner, part.length, lanes)
+                    rows.write(length, is_log)
         return p.finish()
 
 
@@ -83,7 +85,14 @@ def _split(site: Site) -> tuple[int, int, int]:
     return prod(dims[:axis]), dims[axis], prod(dims[axis + 1 :])
 
 
-def _along(p: ProgramBuilder, x: str, y: str, start: Index, length: int, lanes: int) -> None:
+def _is_log(site: Site) -> bool:
+    assert isinstance(site.op, Softmax)
+    return site.op.log
+
+
+def _along(
+    p: ProgramBuilder, x: str, y: str, start: Index, length: int, lanes: int, is_log: bool
+) -> None:
     """The softmax of `length` neighbouring elements."""
     largest = p.bind("largest", _largest(p, x, start, length, lanes))
     sums = p.tile("sums", (SUMS,), lanes)
@@ -97,11 +106,18 @@ def _along(p: ProgramBuilder, x: str, y: str, start: Index, length: int, lanes: 
 
     walk(p, length, lanes, SUMS, power)
     total = Reduce(1, "add", (sums[0] + sums[1]) + (sums[2] + sums[3]))
-    scale = p.bind("scale", apply("div", 1.0, total))
+    if is_log:
+        shift = p.bind("shift", log(p, total))
+    else:
+        scale = p.bind("scale", apply("div", 1.0, total))
 
     def scaled(at: Index, count: int) -> None:
-        value = p.load(y, start + at, lanes, count=count)
-        p.store(y, start + at, apply("mul", value, scale), count=count)
+        value = p.load(x if is_log else y, start + at, lanes, count=count)
+        if is_log:
+            value = apply("sub", apply("sub", value, largest), shift)
+        else:
+            value = apply("mul", value, scale)
+        p.store(y, start + at, value, count=count)
 
     walk(p, length, lanes, SUMS, scaled)
 
@@ -136,32 +152,52 @@ def _largest(p: ProgramBuilder, x: str, start: Index, length: int, lanes: int) -
     return best
 
 
-def _across(
-    p: ProgramBuilder, x: str, y: str, start: Index, length: int, pitch: int, width: int, lanes: int
-) -> None:
-    """`width` neighbouring softmaxes of `length` elements that lie `pitch` apart."""
-    vectors = -(-width // lanes)
-    counts = [min(width - i * lanes, lanes) for i in range(vectors)]
-    tops, sums = (p.tile(name, (vectors,), lanes) for name in ("tops", "sums"))
-    for i in range(vectors):
-        p.set(tops[i], Constant(lanes, float("-inf")))
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """`width` neighbouring softmaxes, of elements that lie `pitch` apart."""
 
-    def load(buffer: str, k: Index, i: int) -> Value:
-        return p.load(buffer, start + k * pitch + i * lanes, lanes, count=counts[i])
+    p: ProgramBuilder
+    x: str
+    y: str
+    start: Index
+    pitch: int
+    width: int
+    lanes: int
 
-    def store(k: Index, i: int, value: Value) -> None:
-        p.store(y, start + k * pitch + i * lanes, value, count=counts[i])
+    def load(self, buffer: str, k: Index, i: int) -> Value:
+        at, count = self._place(k, i)
+        return self.p.load(buffer, at, self.lanes, count=count)
 
-    with p.loop("k", 0, length) as k:
-        for i in range(vectors):
-            p.set(tops[i], apply("max", load(x, k, i), tops[i]))
-    with p.loop("k", 0, length) as k:
-        for i in range(vectors):
-            power = p.bind("power", exp(p, load(x, k, i) - tops[i]))
-            p.set(sums[i], sums[i] + power)
-            store(k, i, power)
-    for i in range(vectors):
-        p.set(sums[i], apply("div", 1.0, sums[i]))
-    with p.loop("k", 0, length) as k:
-        for i in range(vectors):
-            store(k, i, load(y, k, i) * sums[i])
+    def store(self, k: Index, i: int, value: Value) -> None:
+        at, count = self._place(k, i)
+        self.p.store(self.y, at, value, count=count)
+
+    def _place(self, k: Index, i: int) -> tuple[Index, int]:
+        """Where vector i of element k starts, and how many softmaxes are in it."""
+        first = i * self.lanes
+        return self.start + k * self.pitch + first, min(self.width - first, self.lanes)
+
+    def write(self, length: int, is_log: bool) -> None:
+        """The softmaxes of `length` elements."""
+        p, lanes = self.p, self.lanes
+        vectors = range(-(-self.width // lanes))
+        tops, sums = (p.tile(name, (len(vectors),), lanes) for name in ("tops", "sums"))
+        for i in vectors:
+            p.set(tops[i], Constant(lanes, float("-inf")))
+        with p.loop("k", 0, length) as k:
+            for i in vectors:
+                p.set(tops[i], apply("max", self.load(self.x, k, i), tops[i]))
+        with p.loop("k", 0, length) as k:
+            for i in vectors:
+                power = p.bind("power", exp(p, self.load(self.x, k, i) - tops[i]))
+                p.set(sums[i], sums[i] + power)
+                if not is_log:
+                    self.store(k, i, power)
+        for i in vectors:
+            p.set(sums[i], log(p, sums[i]) if is_log else apply("div", 1.0, sums[i]))
+        with p.loop("k", 0, length) as k:
+            for i in vectors:
+                if is_log:
+                    self.store(k, i, (self.load(self.x, k, i) - tops[i]) - sums[i])
+                else:
+                    self.store(k, i, self.load(self.y, k, i) * sums[i])

@@ -310,12 +310,13 @@ def test_equal_layouts_make_one_flat_run(block: int) -> None:
     axis=st.integers(-1, 3),
     seed=seeds,
     special=st.sampled_from([None, None, np.nan, np.inf, -np.inf, 1e38, -1e38]),
+    log=st.booleans(),
 )
-def test_softmax(shape: list[int], axis: int, seed: int, special: float | None) -> None:
+def test_softmax(shape: list[int], axis: int, seed: int, special: float | None, log: bool) -> None:
     x = numbers(seed, *shape[:3]) * np.float32(10)
     if special is not None:
         x.reshape(-1)[seed % x.size :: 5] = special
-    case = Case(Softmax(axis=min(axis, x.ndim - 1)), [x], [False])
+    case = Case(Softmax(axis=min(axis, x.ndim - 1), log=log), [x], [False])
     case.check(SoftmaxKernel())
     np.testing.assert_array_equal(
         np.isnan(run_native(SoftmaxKernel(), case.site(), [x])), np.isnan(case.expected)

@@ -88,7 +88,7 @@ def test_every_target_gets_code(op: Op, target: object) -> None:
         assert compile_program(kernel.program(planned(kernel, site)), site.target)
 
 
-@pytest.mark.parametrize("how", [how for how in How if how.value[:3] != "log"])
+@pytest.mark.parametrize("how", How)
 @pytest.mark.parametrize("axes", [(), (0,), (1,), (3,), (2, 3), (0, 2), (1, 3), (0, 1, 2, 3)])
 def test_every_reduction_of_numbers_that_are_not_finite(how: How, axes: tuple[int, ...]) -> None:
     rng = np.random.default_rng(0)
