@@ -19,7 +19,7 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from cnnc.ir.location import CnncError
+from cnnc.ir.location import CnncError, Diagnostic
 
 X86_64, AARCH64 = 62, 183  # ELF's numbers of the architectures
 _HERE: Mapping[str, int] = {"x86_64": X86_64, "amd64": X86_64, "aarch64": AARCH64, "arm64": AARCH64}
@@ -114,7 +114,13 @@ def load_image(image: Image, symbols: Mapping[str, int] | None = None) -> Code:
     # Linux makes a page's instructions visible to all cores when the page becomes executable.
     if library.mprotect(ctypes.c_void_p(start), ctypes.c_size_t(len(memory)), _READ_EXECUTE):
         reason = os.strerror(ctypes.get_errno())
-        raise CnncError(f"the system refuses executable memory: {reason}")
+        raise CnncError(
+            Diagnostic(
+                f"the system refuses executable memory: {reason}",
+                help="allow it for this program (MemoryDenyWriteExecute of systemd, execmem of "
+                "SELinux)",
+            )
+        )
     if hasattr(library, "sys_icache_invalidate"):  # macOS leaves that to the program
         library.sys_icache_invalidate(ctypes.c_void_p(start), ctypes.c_size_t(len(memory)))
     return Code(memory, start, image.exports)

@@ -11,11 +11,14 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
 import pytest
+from llvmlite.binding import ffi
 
 import cnnc
 from cnnc.codegen.elf import link_objects
@@ -316,6 +319,39 @@ def test_many_threads_load_and_run_several_models(tmp_path: Path) -> None:
     for thread in threads:
         thread.join(60)
     assert not failed and not any(thread.is_alive() for thread in threads)
+
+
+def test_threads_compile_at_the_same_time_and_the_same() -> None:
+    texts = [FIRST.replace("pick", f"pick{i}") for i in range(8)]
+    target = native_target()
+    wanted = [compile_object(text, target) for text in texts]
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(compile_object, texts, repeat(target))) == wanted
+    # Else llvmlite has changed, and threads take turns: `_unlock` in `cnnc.codegen.host`.
+    assert not hasattr(ffi.lib.LLVMPY_TargetMachineEmitToMemory, "_lock")
+    assert hasattr(ffi.lib.LLVMPY_VerifyModule, "_lock")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux to refuse")
+def test_refused_memory_is_an_error_with_help(tmp_path: Path) -> None:
+    path = tmp_path / "digits.cnnca"
+    cnnc.compile("digits", threads=1, cache=False).save(path)
+    program = """
+import ctypes, sys, cnnc
+from cnnc.ir.location import CnncError
+if ctypes.CDLL(None).prctl(65, 1, 0, 0, 0):  # nothing becomes executable from now on
+    sys.exit(3)
+try:
+    cnnc.load_compiled(sys.argv[1])
+except CnncError as error:
+    print(error)
+"""
+    command = [sys.executable, "-c", program, str(path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode == 3:
+        pytest.skip("this Linux cannot refuse")
+    assert "the system refuses executable memory" in done.stdout, done.stderr
+    assert "MemoryDenyWriteExecute" in done.stdout
 
 
 # -- the processor ---------------------------------------------------------------------------------
