@@ -262,6 +262,8 @@ def _manifest(built: Build, report: Report) -> Manifest:
         steps=tuple(s.symbol for s in built.module.segments if s.is_native),
         arena_bytes=graph.arena_bytes,
         scratch_bytes=built.module.scratch_bytes,
+        group=graph.group,
+        least=built.module.least,
         parts=built.module.parts,
         machine=machine_of(built.target),
         versions=_versions(),

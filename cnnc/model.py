@@ -129,11 +129,8 @@ class CompiledModel:
             start = perf_counter()
             self._executable.call(arrays, cycles=cycles)
             seconds = perf_counter() - start
-            ticks = np.concatenate([cycles[-1:], cycles[:-1]])
-            # Steps without code of their own leave no count: they end where the last one did.
-            ticks = np.maximum.accumulate(ticks).astype(np.float64)
-            total = max(ticks[-1] - ticks[0], 1.0)
-            samples[i] = np.diff(ticks) / total * seconds
+            spent = cycles[:-1].astype(np.float64)
+            samples[i] = spent / max(spent.sum(), 1.0) * seconds
         return dict(zip(names, np.median(samples, axis=0).tolist(), strict=True))
 
     def save(self, path: str | Path) -> None:

@@ -14,7 +14,7 @@ class Memory:
     """Bytes that a loaded model takes; `peak` is exact for one call at a time."""
 
     weights: int  # packed weights
-    arena: int  # working memory, for one image
+    arena: int  # working memory, for one image or a group of them
     scratch: int  # private memory of all threads
 
     @property

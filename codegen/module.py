@@ -65,6 +65,7 @@ class NativeModule:
     weights: Array  # uint8, aligned
     scratch_bytes: int  # for each thread
     parts: int  # the most that a step is shared out in
+    least: int  # how many images at least go through it together, if `Graph.group` are not left
 
     @property
     def text(self) -> str:
@@ -99,12 +100,22 @@ def build_module(
         if node.kernel.native and not node.kernel.idle(site):
             report(f"kernel {node.title}", i, len(graph.nodes))
             functions.add(node, site)
+            if node.kernel.images > 1:
+                functions.add(node, graph.site(node, target, node.kernel.images))
     report("packing weights", 0, 1)
     offsets, weights = pack_weights(graph, target)
     segments = _segments(graph, functions.symbols)
     scratch = max((4 * sum(p.scratch) for p in functions.programs.values()), default=0)
     scratch = -(-scratch // ALIGNMENT) * ALIGNMENT
-    schedule = Schedule(graph, target, functions.symbols, functions.programs, offsets, scratch)
+    schedule = Schedule(
+        graph,
+        target,
+        functions.symbols,
+        functions.grouped,
+        functions.programs,
+        offsets,
+        scratch,
+    )
     runs = [schedule.emit(s.symbol, s.nodes) for s in segments if s.is_native]
     functions.write("\n".join(runs), schedule.declarations, functions.headers)
     return NativeModule(
@@ -116,6 +127,7 @@ def build_module(
         weights,
         scratch,
         schedule.parts,
+        schedule.least,
     )
 
 
@@ -131,7 +143,8 @@ class _Functions:
     def __init__(self, target: Target, written: Callable[[Piece], None]) -> None:
         self.target, self.written = target, written
         self.programs: dict[str, Program] = {}
-        self.symbols: dict[str, str] = {}
+        self.symbols: dict[str, str] = {}  # node -> function for one image
+        self.grouped: dict[str, str] = {}  # node -> function for a group of images
         self.pieces: list[Piece] = []
         self.headers: set[str] = set()  # declarations of the functions
         self._by_site: dict[tuple[Kernel, Site], str] = {}
@@ -142,7 +155,8 @@ class _Functions:
         kernel = node.kernel.unpredicted()
         if (kernel, site) not in self._by_site:
             self._by_site[kernel, site] = self._emit(kernel.program(site), node)
-        self.symbols[node.name] = self._by_site[kernel, site]
+        table = self.grouped if node.name in self.symbols else self.symbols
+        table[node.name] = self._by_site[kernel, site]
 
     def _emit(self, program: Program, node: Node) -> str:
         # Looked up once: the hash of a program goes through all of it.

@@ -5,6 +5,11 @@ through the steps in order; a step's work is cut into chunks that the threads ta
 share first, then the others' (`cnnc_take`), and the next step starts when all chunks are done,
 whoever did them. So a thread that is held up delays the others by one chunk at most.
 
+Where kernels compute several images at once (`Graph.group`) so many images go through the steps as
+a group: one by one from one such kernel to the next. What is left over in the end is a group, too,
+if it is at least as many as makes it worth while, else each image is a group of its own, for which
+there are kernels for one image.
+
 The context is an array of 64-bit words; `Slot` says what they hold.
 """
 
@@ -12,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from enum import IntEnum
+from math import ceil
 
 from cnnc.codegen.team_text import STEP_LINE
 from cnnc.ir.graph import Graph, Node, Place, Region
@@ -22,6 +28,7 @@ CHUNK_CYCLES = 20_000.0  # predicted work that makes a chunk worth taking on its
 MOST_CHUNKS = 64
 
 _LABELS = ("all", "pick", "run", "wait", "done")
+_LOOP_LABELS = ("enter", "image", "again", "leave")
 
 _DECLARATIONS = (
     "declare i64 @cnnc_take(ptr, i64, i64, i64, i64)",
@@ -43,10 +50,11 @@ class Slot(IntEnum):
     WEIGHTS = 1  # address of the packed weights
     SCRATCH = 2  # address of the threads' scratch, one piece after the other
     IMAGES = 3  # how many images to run
-    PROFILE = 4  # address of cycle counts: after each node and, last, at the start; or 0
+    PROFILE = 4  # address of the cycles spent in each node and, last, a word to count with; or 0
     COUNTERS = 5  # address of the steps' counters, zero before the first run
     ROUND = 6  # how many images were run before with these counters
-    ARRAYS = 7
+    GROUPS = 7  # how many groups of images
+    ARRAYS = 8
 
 
 class Schedule:
@@ -57,19 +65,25 @@ class Schedule:
         graph: Graph,
         target: Target,
         symbols: Mapping[str, str],
+        grouped: Mapping[str, str],
         programs: Mapping[str, Program],
         offsets: Mapping[tuple[str, int], int],
         scratch_bytes: int,
     ) -> None:
         self.graph, self.target = graph, target
-        self.symbols, self.programs, self.offsets = symbols, programs, offsets
+        self.symbols, self.grouped = symbols, grouped
+        self.programs, self.offsets = programs, offsets
         self.scratch_bytes = scratch_bytes
         self.x86 = target.triple.startswith("x86_64")
         self.declarations = {*_DECLARATIONS, *(_X86_FLUSH if self.x86 else ())}
         self.steps = {node.name: i for i, node in enumerate(graph.nodes)}
+        self.least = _least(graph, target)
         self.parts = 1  # the most that a step is shared out in
         self.count = 0
         self.lines: list[str] = []
+        # Numbers in the code: the image, which one of its group it is (empty if all), and how often
+        # the step was run before.
+        self.image = self.member = self.round = ""
 
     def name(self) -> str:
         self.count += 1
@@ -93,8 +107,8 @@ class Schedule:
         control = self.flush_denormals() if self.x86 else ""
         self.arena, self.weights = self.slot(Slot.ARENA), self.slot(Slot.WEIGHTS)
         scratch, images = self.slot(Slot.SCRATCH), self.slot(Slot.IMAGES, "i64")
-        self.profile = self.slot(Slot.PROFILE)
-        self.counters, first_round = self.slot(Slot.COUNTERS), self.slot(Slot.ROUND, "i64")
+        self.profile, self.counters = self.slot(Slot.PROFILE), self.slot(Slot.COUNTERS)
+        self.first_round, groups = self.slot(Slot.ROUND, "i64"), self.slot(Slot.GROUPS, "i64")
         lines = self.value("add i64 %threads, 1")
         self.step_bytes = self.value(f"mul i64 {lines}, {STEP_LINE}")
         self.lines.append("  %alone = icmp eq i64 %threads, 1")
@@ -102,20 +116,25 @@ class Schedule:
         self.scratch = self.value(f"getelementptr i8, ptr {scratch}, i64 {share}")
         count = len(self.graph.inputs) + len(self.graph.outputs)
         self.arrays = [self.slot(Slot.ARRAYS + i) for i in range(count)]
+        self.count_cycles()
+        self.lines += ["  br label %begin", "begin:"]
         some = self.value(f"icmp sgt i64 {images}, 0")
         self.lines += [
-            f"  br i1 {some}, label %image, label %done",
-            "image:",
-            "  %n = phi i64 [ 0, %entry ], [ %next, %last ]",
-            f"  %round = add i64 {first_round}, %n",
+            f"  br i1 {some}, label %group, label %done",
+            "group:",
+            "  %first = phi i64 [ 0, %begin ], [ %after, %last ]",
+            "  %number = phi i64 [ 0, %begin ], [ %following, %last ]",
+            f"  %left = sub i64 {images}, %first",
         ]
-        self.count_cycles(len(self.steps))
-        for node in nodes:
-            if node.name in self.symbols:
-                self.call(node)
-        self.lines += ["  br label %last", "last:", "  %next = add i64 %n, 1"]
-        more = self.value(f"icmp slt i64 %next, {images}")
-        self.lines += [f"  br i1 {more}, label %image, label %done", "done:"]
+        self.group(nodes, groups)
+        self.lines += [
+            "  br label %last",
+            "last:",
+            "  %after = add i64 %first, %count",
+            "  %following = add i64 %number, 1",
+        ]
+        more = self.value(f"icmp slt i64 %after, {images}")
+        self.lines += [f"  br i1 {more}, label %group, label %done", "done:"]
         if self.x86:
             self.lines.append(f"  call void @llvm.x86.sse.ldmxcsr(ptr {control})")
         return "\n".join([*self.lines, "  ret void", "}", ""])
@@ -130,17 +149,72 @@ class Schedule:
         self.lines.append(f"  call void @llvm.x86.sse.ldmxcsr(ptr {new})")
         return old
 
+    def group(self, nodes: Sequence[Node], groups: str) -> None:
+        """Runs the nodes for the images from `%first` on: as many as make a group, all if it has
+        no kernels that compute several at once."""
+        most = self.graph.group
+        if most > 1:
+            few = self.value(f"icmp slt i64 %left, {most}")
+            together = self.value(f"select i1 {few}, i64 %left, i64 {most}")
+            self.lines += [
+                f"  %several = icmp sge i64 {together}, {self.least}",
+                f"  %count = select i1 %several, i64 {together}, i64 1",
+            ]
+        else:
+            self.lines.append("  %count = add i64 %left, 0")
+        here = {node.name: node for node in nodes if node.name in self.symbols}
+        for number, stretch in enumerate(self.graph.stretches):
+            names = [self.graph.nodes[i].name for i in stretch]
+            part = [here[name] for name in names if name in here]
+            if part and part[0].name in self.grouped:
+                self.member = ""
+                self.round = self.value(f"add i64 {groups}, %number")
+                self.call(part[0])
+            elif part:
+                self.one_by_one(part, number)
+
+    def one_by_one(self, nodes: Sequence[Node], number: int) -> None:
+        """Runs the nodes for each image of a group."""
+        enter, image, again, leave = (f"{word}{number}" for word in _LOOP_LABELS)
+        self.member, following = self.name(), self.name()
+        self.lines += [
+            f"  br label %{enter}",
+            f"{enter}:",
+            f"  br label %{image}",
+            f"{image}:",
+            f"  {self.member} = phi i64 [ 0, %{enter} ], [ {following}, %{again} ]",
+        ]
+        self.image = self.value(f"add i64 %first, {self.member}")
+        self.round = self.value(f"add i64 {self.first_round}, {self.image}")
+        for node in nodes:
+            self.call(node)
+        self.lines += [
+            f"  br label %{again}",
+            f"{again}:",
+            f"  {following} = add i64 {self.member}, 1",
+        ]
+        more = self.value(f"icmp slt i64 {following}, %count")
+        self.lines += [f"  br i1 {more}, label %{image}, label %{leave}", f"{leave}:"]
+
     def call(self, node: Node) -> None:
         symbol = self.symbols[node.name]
-        program = self.programs[symbol]
+        function, program = f"@{symbol}", self.programs[symbol]
+        chunks = self.chunks(node, program)
+        scratch = program.scratch
+        if node.name in self.grouped:
+            many = self.grouped[node.name]
+            chunks = min(chunks, self.programs[many].width)
+            assert scratch == self.programs[many].scratch, "`Kernel.several` says so"
+            function = self.value(f"select i1 %several, ptr @{many}, ptr {function}")
         pointers = [self.operand(node, i, name) for i, name in enumerate(node.operands)]
         pointers += [self.place(self.graph.places[name]) for name in node.results]
         at = 0
-        for length in program.scratch:
+        for length in scratch:
             pointers.append(self.value(f"getelementptr i8, ptr {self.scratch}, i64 {at}"))
             at += 4 * length
-        call = f"call void @{symbol}({', '.join(f'ptr {p}' for p in pointers)}"
-        self.share(call, self.steps[node.name], self.chunks(node, program))
+        call = f"call void {function}({', '.join(f'ptr {p}' for p in pointers)}"
+        self.parts = max(self.parts, chunks)
+        self.share(call, self.steps[node.name], chunks)
         self.count_cycles(self.steps[node.name])
 
     def chunks(self, node: Node, program: Program) -> int:
@@ -149,9 +223,7 @@ class Schedule:
         assert node.kernel is not None
         cycles = node.kernel.cycles(self.graph.site(node, self.target))
         worthwhile = int(cycles / CHUNK_CYCLES)
-        chunks = max(1, min(worthwhile, program.width, MOST_CHUNKS))
-        self.parts = max(self.parts, chunks)
-        return chunks
+        return max(1, min(worthwhile, program.width, MOST_CHUNKS))
 
     def share(self, call: str, step: int, chunks: int) -> None:
         """Runs the call in chunks, on whichever threads take them; all are done afterwards."""
@@ -165,9 +237,8 @@ class Schedule:
             f"  br label %{done}",
             f"{pick}:",
         ]
-        chunk = self.value(
-            f"call i64 @cnnc_take(ptr {pointer}, i64 %tid, i64 %threads, i64 %round, i64 {chunks})"
-        )
+        at = f"ptr {pointer}, i64 %tid, i64 %threads, i64 {self.round}, i64 {chunks}"
+        chunk = self.value(f"call i64 @cnnc_take({at})")
         some = self.value(f"icmp sge i64 {chunk}, 0")
         self.lines += [
             f"  br i1 {some}, label %{run}, label %{wait}",
@@ -177,7 +248,7 @@ class Schedule:
             f"  br label %{pick}",
             f"{wait}:",
         ]
-        rounds = self.value("add i64 %round, 1")
+        rounds = self.value(f"add i64 {self.round}, 1")
         target = self.value(f"mul i64 {rounds}, {chunks}")
         self.lines += [
             f"  call void @cnnc_wait(ptr {pointer}, i64 {target})",
@@ -193,7 +264,11 @@ class Schedule:
 
     def place(self, place: Place) -> str:
         if place.region is Region.ARENA:
-            return self.value(f"getelementptr i8, ptr {self.arena}, i64 {place.offset}")
+            first = self.value(f"getelementptr i8, ptr {self.arena}, i64 {place.offset}")
+            if not place.stride or not self.member:
+                return first
+            apart = self.value(f"mul i64 {self.member}, {place.stride}")
+            return self.value(f"getelementptr i8, ptr {first}, i64 {apart}")
         index = place.offset
         if place.region is Region.OUTPUT:
             index += len(self.graph.inputs)
@@ -204,16 +279,34 @@ class Schedule:
         if not type.shape or isinstance(type.shape[0], int):
             return self.arrays[index]
         one = type.bind({symbol: 1 for symbol in self.graph.symbols})
-        offset = self.value(f"mul i64 %n, {one.elements * one.dtype.bytes}")
+        offset = self.value(f"mul i64 {self.image}, {one.elements * one.dtype.bytes}")
         return self.value(f"getelementptr i8, ptr {self.arrays[index]}, i64 {offset}")
 
-    def count_cycles(self, step: int) -> None:
-        """Thread 0 notes the time after each node where a profile is asked for."""
+    def count_cycles(self, step: int | None = None) -> None:
+        """Where a profile is asked for, thread 0 adds to the step's time what went by."""
         wanted = self.value(f"icmp ne ptr {self.profile}, null")
         first = self.value("icmp eq i64 %tid, 0")
         both = self.value(f"and i1 {wanted}, {first}")
-        note, go_on = f"note{step}", f"step{step}"
+        here = "begin" if step is None else str(step)
+        note, go_on = f"note_{here}", f"noted_{here}"
         self.lines += [f"  br i1 {both}, label %{note}, label %{go_on}", f"{note}:"]
         now = self.value("call i64 @llvm.readcyclecounter()")
-        pointer = self.value(f"getelementptr i64, ptr {self.profile}, i64 {step}")
-        self.lines += [f"  store i64 {now}, ptr {pointer}", f"  br label %{go_on}", f"{go_on}:"]
+        before_at = self.value(f"getelementptr i64, ptr {self.profile}, i64 {len(self.steps)}")
+        if step is not None:
+            pointer = self.value(f"getelementptr i64, ptr {self.profile}, i64 {step}")
+            sum, before = (self.value(f"load i64, ptr {p}") for p in (pointer, before_at))
+            gone = self.value(f"sub i64 {now}, {before}")
+            self.lines.append(f"  store i64 {self.value(f'add i64 {sum}, {gone}')}, ptr {pointer}")
+        self.lines += [f"  store i64 {now}, ptr {before_at}", f"  br label %{go_on}", f"{go_on}:"]
+
+
+def _least(graph: Graph, target: Target) -> int:
+    """How many images at least take more time one by one than a whole group at once."""
+    if graph.group == 1:
+        return 1
+    together = alone = 0.0
+    for node in graph.nodes:
+        if node.kernel and node.kernel.images > 1:
+            alone += node.kernel.cycles(graph.site(node, target))
+            together += node.kernel.cycles(graph.site(node, target, graph.group))
+    return min(max(ceil(together / alone), 2), graph.group)

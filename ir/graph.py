@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import cached_property
+from itertools import pairwise
 
 import networkx as nx
 import numpy as np
@@ -68,13 +69,18 @@ class Region(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A value's memory: region and byte offset; for inputs and outputs the offset is the index."""
+    """A value's memory: region and byte offset; for inputs and outputs the offset is the index.
+
+    What is kept for each image of a group (`Graph.kept`) has the images `stride` bytes apart.
+    """
 
     region: Region
     offset: int
+    stride: int = 0
 
     def __str__(self) -> str:
-        return f"{self.region.value}+{self.offset}"
+        apart = f"*{self.stride}" if self.stride else ""
+        return f"{self.region.value}+{self.offset}{apart}"
 
 
 @dataclass(frozen=True)
@@ -133,13 +139,13 @@ class Graph:
         """The types of the node's results."""
         return tuple(self.types[name] for name in node.results)
 
-    def site(self, node: Node, target: Target) -> Site:
+    def site(self, node: Node, target: Target, images: int = 1) -> Site:
         """Where the node's kernel stands: its types, for one image where the batch is symbolic."""
-        one = {name: 1 for name in self.symbols}
+        batch = {name: images for name in self.symbols}
         return Site(
             node.op,
-            tuple(t.bind(one) for t in self.operand_types(node)),
-            tuple(t.bind(one) for t in self.result_types(node)),
+            tuple(t.bind(batch) for t in self.operand_types(node)),
+            tuple(t.bind(batch) for t in self.result_types(node)),
             tuple(name in self.constants for name in node.operands),
             target,
         )
@@ -158,6 +164,36 @@ class Graph:
             for name, type in self.types.items()
             if any(isinstance(d, Sym) and d.name not in self.symbols for d in type.shape)
         )
+
+    @cached_property
+    def group(self) -> int:
+        """How many images go through the network together; 1 if each goes on its own."""
+        return max((node.kernel.images for node in self.nodes if node.kernel), default=1)
+
+    @cached_property
+    def stretches(self) -> tuple[range, ...]:
+        """The nodes by index, in stretches: all images of a group pass one before the next.
+
+        A node that computes several images at once is a stretch of its own.
+        """
+        apart = [i for i, n in enumerate(self.nodes) if n.kernel and n.kernel.images > 1]
+        cuts = sorted({0, len(self.nodes), *apart, *(i + 1 for i in apart)})
+        return tuple(range(a, b) for a, b in pairwise(cuts))
+
+    @cached_property
+    def kept(self) -> frozenset[str]:
+        """The values that are there for every image of a group at once.
+
+        They are made by, or go from one stretch to, another one.
+        """
+        stretch = {i: number for number, part in enumerate(self.stretches) for i in part}
+        made = {r: stretch[i] for i, node in enumerate(self.nodes) for r in node.results}
+        found = set()
+        for i, node in enumerate(self.nodes):
+            found |= {o for o in node.operands if made.get(o, stretch[i]) != stretch[i]}
+            if node.kernel and node.kernel.images > 1:
+                found |= set(node.results)
+        return frozenset(found)
 
     @property
     def parameters(self) -> int:

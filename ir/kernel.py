@@ -62,23 +62,28 @@ class Kernel(ABC):
     `microseconds` is the predicted time on one thread; `error` the largest error of an approximate
     kernel on sample data, relative to the result's range, and `saved` the predicted time that it
     takes less than the best one that is not approximate; `placed` is set by the memory plan where
-    operands were written straight into their `slices` of the result.
+    operands were written straight into their `slices` of the result. `images` is how many images
+    the kernel computes at once where a run has several (`Graph.group`).
     """
 
     name: ClassVar[str]
     joins: ClassVar[bool] = False  # puts its operands side by side (`slices`)
     native: ClassVar[bool] = True  # False: runs the op's own `evaluate`, in NumPy
     approximate: ClassVar[bool] = False  # its rounding errors need checking
+    several: ClassVar[bool] = (
+        False  # takes any number of images, with the same packing, scratch and bits
+    )
     microseconds: float = 0.0
     error: float = 0.0
     saved: float = 0.0
     placed: tuple[int, ...] = ()  # operands that lie in the result's memory from the start
+    images: int = 1
 
     def __str__(self) -> str:
         """The algorithm and its schedule, without what is predicted of them."""
         from cnnc.ir.attributes import write_fields  # which needs this module
 
-        return self.name + write_fields(replace(self.unpredicted(), placed=()))
+        return self.name + write_fields(replace(self.unpredicted(), placed=(), images=1))
 
     def unpredicted(self) -> Self:
         """The decision alone, without what is predicted of it."""

@@ -220,12 +220,12 @@ class _Reader:
         """The type; the value's place, if there is one, is noted."""
         tokens = _tokens(tree)
         if len(tokens) > 1:
-            region, offset = tokens[1][1:].split("+")
+            region, numbers = tokens[1][1:].split("+")
             known = {r.value: r for r in Region}
             if region not in known:
                 help = suggest(region, known)
                 raise self.source.fail(f"unknown region `{region}`", tokens[1], help)
-            self.places[name] = Place(known[region], int(offset))
+            self.places[name] = Place(known[region], *map(int, numbers.split("*")))
         try:
             return parse_type(tokens[0])
         except ShapeError as error:

@@ -8,7 +8,8 @@
 
 Constants of up to 8 elements stand in the text, larger ones only by name: the text then needs the
 arrays beside it (`save_graph`). Attributes that hold their default are omitted. A planned graph
-also shows `kernel=direct{tile=[2,14]}`, layouts (`{c16 halo=1x1x1x1}`) and places (`@arena+1024`).
+also shows `kernel=direct{tile=[2,14]}`, layouts (`{c16 halo=1x1x1x1}`) and places: `@arena+1024`,
+or `@arena+1024*256` where each image of a group has 256 bytes of its own.
 """
 
 from __future__ import annotations

@@ -26,6 +26,10 @@ Planned graphs whose memory is planned (they have places):
     (`Kernel.alias`); they then start at the same byte; or with operands that were written straight
     into their slices of it (`Kernel.placed`). Inputs and constants are never written. Kernels can
     be asked only with a `Target`; without one this is not checked.
+11. Kernels that compute several images at once can do so (`Kernel.several`), all for as many, and
+    the batch is symbolic. What they read and write is in the arena; there every image of a group
+    has its own memory, one right behind the other. So has all that is kept (`Graph.kept`), at any
+    distance.
 """
 
 from __future__ import annotations
@@ -53,7 +57,7 @@ def verify(graph: Graph, target: Target | None = None) -> list[Diagnostic]:
         problems += _result_types(graph, node)
     problems += _portable(graph) if graph.level is Level.PORTABLE else _planned(graph)
     if not problems and graph.places:
-        problems += _places(graph)
+        problems += [*_places(graph), *_groups(graph)]
         problems += [] if problems or target is None else _overlaps(graph, target)
     return problems
 
@@ -173,6 +177,11 @@ def _image_bytes(type: TensorType) -> int:
     return _one_image(type).physical_elements * type.dtype.bytes
 
 
+def _group_bytes(graph: Graph, name: str) -> int:
+    """From the value's first byte to its last one, for all images of a group."""
+    return (graph.group - 1) * graph.places[name].stride + _image_bytes(graph.types[name])
+
+
 def _places(graph: Graph) -> Iterator[Diagnostic]:
     for name in graph.places.keys() - (graph.types.keys() - graph.constants.keys()):
         yield _problem(9, f"`{name}` has a place but is not defined, or a constant")
@@ -190,7 +199,7 @@ def _misplaced(graph: Graph, name: str, type: TensorType, place: Place) -> str |
     if place.offset < 0:
         return f"is at {place}, before its region"
     if place.region is Region.ARENA:
-        end = place.offset + _image_bytes(type)
+        end = place.offset + _group_bytes(graph, name)
         if end > graph.arena_bytes:
             return f"ends at byte {end} of an arena of {graph.arena_bytes}"
         if place.offset % type.dtype.bytes:
@@ -204,6 +213,23 @@ def _misplaced(graph: Graph, name: str, type: TensorType, place: Place) -> str |
     return None
 
 
+def _groups(graph: Graph) -> Iterator[Diagnostic]:
+    for node in graph.nodes:
+        images = 1 if node.kernel is None else node.kernel.images
+        if images == 1:
+            continue
+        if not (node.kernel and node.kernel.several) or images != graph.group or not graph.symbols:
+            yield _problem(11, f"`{node.name}` cannot compute {images} images at once", node)
+        for name in (*node.operands, *node.results):
+            place, size = graph.places.get(name), _image_bytes(graph.types[name])
+            if place and (place.region is not Region.ARENA or place.stride != size):
+                yield _problem(11, f"`{name}` at {place} is not {size} bytes apart", node)
+    for name in sorted(graph.kept):
+        place = graph.places[name]
+        if place.region is Region.ARENA and place.stride < _image_bytes(graph.types[name]):
+            yield _problem(11, f"`{name}` at {place} is not kept for every image of a group")
+
+
 @dataclass(slots=True, eq=False)
 class _Tenant:
     """Memory in use: by one value, or by several that are views of it."""
@@ -212,49 +238,71 @@ class _Tenant:
     space: tuple[Region, int]  # the arena, or one of the caller's arrays
     start: int
     end: int  # exclusive, in bytes
-    last: int  # index of the last node that uses it
+    stride: int
+    first: int  # index of the first node during which it is in use
+    read: int  # index of the last node that reads it
+    last: int  # the same for all images of a group
 
     def meets(self, other: _Tenant) -> bool:
-        """Whether the two share bytes."""
-        return self.space == other.space and self.start < other.end and other.start < self.end
+        """Whether the two share bytes at the same time, this one being the later."""
+        overlap = self.start < other.end and other.start < self.end
+        return self.space == other.space and overlap and other.last >= self.first
 
 
-def _tenant(graph: Graph, name: str, last: int) -> _Tenant:
-    place, size = graph.places[name], _image_bytes(graph.types[name])
-    if place.region is Region.ARENA:
-        return _Tenant(name, (Region.ARENA, 0), place.offset, place.offset + size, last)
-    return _Tenant(name, (place.region, place.offset), 0, size, last)
+class _Tenants:
+    """Makes tenants of values."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.stretch = [part for part in graph.stretches for _ in part]
+        self.read = {o: i for i, node in enumerate(graph.nodes) for o in node.operands}
+        # The caller reads the outputs, and what it gives must outlive the run.
+        self.read |= dict.fromkeys((*graph.output_values, *graph.inputs), len(graph.nodes))
+
+    def make(self, name: str, index: int) -> _Tenant:
+        """A value made by node `index`; -1 for inputs."""
+        place = self.graph.places[name]
+        read = max(self.read.get(name, index), index)
+        if place.region is not Region.ARENA:
+            size = _image_bytes(self.graph.types[name])
+            return _Tenant(name, (place.region, place.offset), 0, size, 0, index, read, read)
+        first, last = index, read
+        if place.stride:
+            first = self.stretch[first].start
+            last = self.stretch[last].stop - 1 if last < len(self.stretch) else last
+        end = place.offset + _group_bytes(self.graph, name)
+        return _Tenant(name, (Region.ARENA, 0), place.offset, end, place.stride, first, read, last)
 
 
 def _overlaps(graph: Graph, target: Target) -> Iterator[Diagnostic]:
-    end = len(graph.nodes)
-    last = {operand: i for i, node in enumerate(graph.nodes) for operand in node.operands}
-    last |= dict.fromkeys(graph.output_values, end)  # the caller reads them
-    # What the caller gives must outlive the run.
-    tenants = {name: _tenant(graph, name, end) for name in graph.inputs}
+    make = _Tenants(graph)
+    tenants = {name: make.make(name, -1) for name in graph.inputs}
     live = list(tenants.values())
     for index, node in enumerate(graph.nodes):
-        live = [tenant for tenant in live if tenant.last >= index]
+        live = [tenant for tenant in live if tenant.last >= make.stretch[index].start]
         views, takes = _rights(graph, node, target)
         parts = _parts(graph, node, target)
         for result in node.results:
             if result in graph.unsized:
                 continue
-            mine = _tenant(graph, result, max(last.get(result, index), index))
+            mine = make.make(result, index)
             tenants[result] = mine
-            for other in [tenant for tenant in live if tenant.meets(mine)]:
-                is_operand = other.start == mine.start
+            for other in [tenant for tenant in live if mine.meets(tenant)]:
+                is_operand = other.start == mine.start and other.stride == mine.stride
                 if is_operand and other in map(tenants.get, views):
-                    other.last = max(other.last, mine.last)
+                    other.last, other.read = max(other.last, mine.last), max(other.read, mine.read)
                     other.end = max(other.end, mine.end)
                     tenants[result] = other
                     continue
-                if is_operand and other.last == index and other in map(tenants.get, takes):
+                if is_operand and other.read == index and other in map(tenants.get, takes):
+                    mine.last, mine.end = max(other.last, mine.last), max(other.end, mine.end)
+                    live.remove(other)
                     continue
                 starts = [start for name, start in parts if tenants.get(name) is other]
-                if other.start - mine.start in starts and other.end <= mine.end:
+                within = other.end <= mine.end and other.stride == mine.stride
+                if other.start - mine.start in starts and within:
                     continue
-                place, when = graph.places[result], "here" if other.last == index else "later"
+                place, when = graph.places[result], "here" if other.read == index else "later"
                 yield _problem(
                     10,
                     f"`{result}` at {place} overwrites `{other.name}`, which is read {when}",

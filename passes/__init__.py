@@ -7,6 +7,7 @@ from cnnc.passes.fold_constants import FoldConstants
 from cnnc.passes.fold_pad import FoldPad
 from cnnc.passes.fuse_elementwise import FuseElementwise
 from cnnc.passes.fuse_epilogue import FuseEpilogue
+from cnnc.passes.group_images import GroupImages
 from cnnc.passes.plan_memory import PlanMemory
 from cnnc.passes.recognise_activations import RecogniseActivations
 from cnnc.passes.recognise_norms import RecogniseNorms
@@ -28,6 +29,7 @@ PASSES: dict[str, type[Pass]] = {
         FuseEpilogue,
         FuseElementwise,
         ChooseKernels,
+        GroupImages,
         PlanMemory,
     )
 }
@@ -37,7 +39,7 @@ PASSES: dict[str, type[Pass]] = {
 PIPELINES: dict[str, str] = {
     "portable": "remove-dead,fold-constants,simplify-moves,remove-identities,"
     "recognise-activations,recognise-norms,fold-batch-norm,fold-pad,fuse-epilogue,fuse-elementwise",
-    "planned": "choose-kernels,plan-memory",
+    "planned": "choose-kernels,group-images,plan-memory",
     "default": "portable,planned",
 }
 

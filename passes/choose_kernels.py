@@ -288,17 +288,8 @@ class _Layouts:
 
     def _add_reorder(self, operand: str, name: str, layout: Layout) -> None:
         self.types[name] = self.types[operand].with_layout(layout)
-        maker = self.graph.producers.get(operand)
-        locations = maker.locations[:1] if maker else ()
-        node = Node(Reorder(), (operand,), (name,), locations)
         scope = replace(self.graph, types=self.types, constants=self.constants)
-        site = scope.site(node, self.context.target)
-        kernels = [
-            kernel for kind in self.context.kernels.values() for kernel in kind.candidates(site)
-        ]
-        best = min(kernels, key=lambda k: k.cycles(site))
-        microseconds = round(best.cycles(site) / self.context.target.ghz / 1000, 2)
-        self.nodes.append(replace(node, kernel=replace(best, microseconds=microseconds)))
+        self.nodes.append(reorder_node(scope, operand, name, self.context))
 
     def _fresh(self, hint: str) -> str:
         name, count = hint, 0
@@ -329,6 +320,25 @@ class _Layouts:
             value = node.operands[0]
             node = self.graph.producers.get(value)
         return value
+
+
+def reorder_node(graph: Graph, operand: str, result: str, context: Context) -> Node:
+    """The node that copies a value into the layout of another one, its kernel the cheapest.
+
+    Args:
+        graph: knows the types of both.
+        operand: what is copied.
+        result: the name of the copy.
+        context: has the target and the kernels.
+    """
+    maker = graph.producers.get(operand)
+    locations = maker.locations[:1] if maker else ()
+    node = Node(Reorder(), (operand,), (result,), locations)
+    site = graph.site(node, context.target)
+    kernels = [kernel for kind in context.kernels.values() for kernel in kind.candidates(site)]
+    best = min(kernels, key=lambda k: k.cycles(site))
+    microseconds = round(best.cycles(site) / context.target.ghz / 1000, 2)
+    return replace(node, kernel=replace(best, microseconds=microseconds))
 
 
 def _describe(layout: Layout) -> str:

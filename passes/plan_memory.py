@@ -3,8 +3,10 @@
 Values that share memory by nature come first: a reshape is its operand, a residual add may write
 over its dying operand, an output is written straight into the caller's array. What remains gets
 offsets in one arena, largest first into the lowest gap among the values alive at the same time
-(Pisarchyk and Lee, 2020). Offsets are for one image; the batch runs image by image. Values with a
-size that is known at run time only have no place: only nodes in NumPy make and read them.
+(Pisarchyk and Lee, 2020). Offsets are for one image, since the batch runs image by image; what is
+kept for every image of a group (`Graph.kept`) has as many times the memory, for as long as any
+image is in the stretches that make and read it. Values with a size that is known at run time only
+have no place: only nodes in NumPy make and read them.
 """
 
 from __future__ import annotations
@@ -24,12 +26,23 @@ ALIGNMENT = 64  # bytes
 class _Group:
     """Values in one piece of memory: alive from the first definition to the last use."""
 
-    bytes: int
+    image: int  # bytes
     first: int
     last: int
     members: dict[str, int] = field(default_factory=dict)  # value -> byte offset in the piece
     fixed: Place | None = None  # in a caller's array
     offset: int = 0  # in the arena
+    images: int = 1  # that it is kept for at once
+
+    @property
+    def bytes(self) -> int:
+        """Its memory, in whole cache lines."""
+        return -(-self.image * self.images // ALIGNMENT) * ALIGNMENT
+
+    def place(self, offset: int) -> Place:
+        """Of the member at that offset."""
+        stride = self.image if self.images > 1 else 0
+        return self.fixed or Place(Region.ARENA, self.offset + offset, stride)
 
     def meets(self, other: _Group) -> bool:
         """Whether both are alive at some step."""
@@ -46,9 +59,12 @@ class PlanMemory(Pass):
     def run(self, graph: Graph, context: Context) -> tuple[Graph, int]:
         planner = _Planner(graph, context)
         nodes = tuple(planner.step(i, node) for i, node in enumerate(graph.nodes))
-        arena = _assign([g for g in planner.groups if g.fixed is None])
+        inner = [group for group in planner.groups if group.fixed is None]
+        for group in inner:
+            planner.keep(group)
+        arena = _assign(inner)
         places = {
-            member: group.fixed or Place(Region.ARENA, group.offset + offset)
+            member: group.place(offset)
             for group in planner.groups
             for member, offset in group.members.items()
         }
@@ -56,11 +72,10 @@ class PlanMemory(Pass):
         return planned, 0 if planned == graph else len(places)
 
 
-def value_bytes(type: TensorType, graph: Graph) -> int:
-    """Memory for one image, rounded up to whole cache lines."""
+def image_bytes(type: TensorType, graph: Graph) -> int:
+    """Memory for one image."""
     one = type.bind({name: 1 for name in graph.symbols})
-    size = one.physical_elements * one.dtype.bytes
-    return -(-size // ALIGNMENT) * ALIGNMENT
+    return one.physical_elements * one.dtype.bytes
 
 
 class _Planner:
@@ -72,6 +87,12 @@ class _Planner:
         self.last_use = {o: step for step, node in enumerate(graph.nodes) for o in node.operands}
         self.outputs = {v: Place(Region.OUTPUT, i) for i, (_, v) in enumerate(graph.outputs)}
         self.given = self._given()
+        self.grouped = {
+            name
+            for node in graph.nodes
+            if node.kernel and node.kernel.images > 1
+            for name in (*node.operands, *node.results)
+        }
         self.of: dict[str, _Group] = {}
         self.groups: list[_Group] = []
         for index, name in enumerate(graph.inputs):
@@ -102,10 +123,8 @@ class _Planner:
                 continue  # allocated when its size is known
             host = self._host(step, node.operands, kernel, site, result)
             if host is None:
-                group, offset = (
-                    _Group(value_bytes(self.graph.types[result], self.graph), step, step),
-                    0,
-                )
+                size = image_bytes(self.graph.types[result], self.graph)
+                group, offset = _Group(size, step, step), 0
             else:
                 group, offset = self.of[host], self.of[host].members[host]
             self._put(result, group, offset)
@@ -131,6 +150,8 @@ class _Planner:
             group = self.of.get(name)
             if group is None or group.fixed is not None or group.last != step:
                 continue
+            if kernel.images == 1 and self.grouped & group.members.keys():
+                continue  # the result might be an output, or of another size
             shared = sum(self.of.get(o) is group for o in operands)
             if shared == 1 and self.graph.types[name] == self.graph.types[result]:
                 return name
@@ -145,10 +166,12 @@ class _Planner:
             group = self.of.get(operand)
             if group is None or group is whole or group.fixed is not None:
                 continue
+            if self.grouped & group.members.keys():
+                continue  # images follow each other there without gaps
             if sum(self.of.get(o) is group for o in node.operands) > 1:
                 continue  # it can be in one place only
             # The operand must fill its memory: otherwise its neighbours would land in the result.
-            if group.bytes != value_bytes(self.graph.types[operand], self.graph):
+            if group.image != image_bytes(self.graph.types[operand], self.graph):
                 continue
             for member, offset in group.members.items():
                 self._put(member, whole, offset + start * size)
@@ -156,6 +179,16 @@ class _Planner:
             self.groups.remove(group)
             placed.append(i)
         return tuple(placed)
+
+    def keep(self, group: _Group) -> None:
+        """Gives the group memory for every image, if it has values that are kept."""
+        if self.graph.kept & group.members.keys():
+            group.images = self.graph.group
+            for stretch in self.graph.stretches:
+                if group.first in stretch:
+                    group.first = stretch.start
+                if group.last in stretch:
+                    group.last = stretch.stop - 1
 
 
 def _assign(groups: list[_Group]) -> int:

@@ -31,7 +31,7 @@ from cnnc.runtime.memory import LINE, aligned_empty
 if TYPE_CHECKING:
     from cnnc.ir.op import Array
 
-VERSION = 2  # of the file and of what the code expects of its caller: context, thread team
+VERSION = 3  # of the file and of what the code expects of its caller: context, thread team
 SUFFIX = ".cnnca"
 PART = ".part"  # suffix of a file that is being written
 
@@ -78,6 +78,8 @@ class Manifest:
     steps: tuple[str, ...]  # the symbols of the functions to call, in order
     arena_bytes: int  # working memory
     scratch_bytes: int  # private memory of each thread
+    group: int  # how many images go through the steps together
+    least: int  # how many that are left over do so too; fewer go one by one
     parts: int  # into how many any step is shared out at most: more threads find no work
     machine: Machine
     versions: dict[str, str]  # of what made it, for information

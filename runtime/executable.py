@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 STEP_LINE = 128  # bytes of a step's counter and of each thread's share
 
 # The words of the context, as the code expects them; the arrays' addresses follow.
-ARENA, WEIGHTS, SCRATCH, IMAGES, PROFILE, COUNTERS, ROUND, ARRAYS = range(8)
+ARENA, WEIGHTS, SCRATCH, IMAGES, PROFILE, COUNTERS, ROUND, GROUPS, ARRAYS = range(9)
 
 _FITS = 64  # different shapes that an executable remembers
 
@@ -136,8 +136,8 @@ class Executable:
         Args:
             inputs: the inputs, in the manifest's order.
             out: for each output an array that takes it, or None.
-            cycles: uint64[nodes + 1], takes the processor's cycle count after each node and, last,
-                at the start (of the last image).
+            cycles: uint64[nodes + 1], gets the processor's cycles spent in each node, for all
+                images, added to it; the last element is for the code's own use.
         Raises:
             InputError: as for `run`.
         """
@@ -212,3 +212,5 @@ class Executable:
         for step in self.steps:
             self._run(step, space.address)
         context[ROUND] += images
+        groups, rest = divmod(images, self.manifest.group)
+        context[GROUPS] += groups + (rest if rest < self.manifest.least else 1)

@@ -9,7 +9,7 @@ import numpy as np
 from cnnc.ir.graph import Graph, Node, Region
 from cnnc.ir.op import Array
 from cnnc.runtime.artifact import Manifest
-from cnnc.runtime.executable import ARRAYS, IMAGES, ROUND, Executable, Run, Workspace
+from cnnc.runtime.executable import ARRAYS, GROUPS, IMAGES, ROUND, Executable, Run, Workspace
 from cnnc.runtime.memory import address
 
 
@@ -61,6 +61,7 @@ class MixedExecutable(Executable):
                 if value in free:
                     outputs[i] = free[value].copy()
             space.context[ROUND] += 1
+            space.context[GROUPS] += 1
 
     def _evaluate(
         self, node: Node, space: Workspace, arrays: list[Array], free: dict[str, Array]

@@ -44,6 +44,7 @@ class DenseKernel(Kernel):
     """
 
     name: ClassVar[str] = "dense"
+    several: ClassVar[bool] = True
     tile: tuple[int, int, int]
 
     @classmethod
@@ -70,6 +71,7 @@ class DenseKernel(Kernel):
         target = site.target
         blocks, images, chains = self.tile
         n, features = site.operands[0].dims
+        images = min(images, n)
         groups = -(-site.result.dims[1] // (blocks * target.lanes))
         tiles = -(-n // images)
         panel = features * blocks * target.vector_bytes

@@ -128,6 +128,14 @@ class Plain(Kernel):
         return self.starts
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Many(Plain):
+    """One that can compute several images at once."""
+
+    several: ClassVar[bool] = True
+    images: int = 2
+
+
 def test_6_portable_graphs_know_no_target() -> None:
     blocked = PORTABLE.types["c"].with_layout(Layout(16))
     assert codes(with_type(PORTABLE, "c", blocked)) == ["V6"]
@@ -318,3 +326,58 @@ def test_every_place_of_a_convolution_counts_its_border() -> None:
     )
     assert codes(graph) == []
     assert codes(replace(graph, arena_bytes=size - 64)) == ["V9"]
+
+
+# -- groups of images ----------------------------------------------------------------------------
+
+
+def grouped(**places: Place) -> Graph:
+    """x -> a, one by one; a -> b, two images at once; b -> y, one by one."""
+    graph = chain(
+        {
+            "a": (RELU, ("x",), 0, Plain()),
+            "b": (RELU, ("a",), 32, Many()),
+            "y": (RELU, ("b",), -1, Plain()),
+        },
+        ("y",),
+    )
+    apart = {"a": Place(Region.ARENA, 0, 16), "b": Place(Region.ARENA, 32, 16)}
+    return replace(graph, places={**graph.places, **apart, **places})
+
+
+def test_11_every_image_of_a_group_has_memory_of_its_own() -> None:
+    assert codes(grouped()) == []
+    assert codes(grouped(a=Place(Region.ARENA, 0))) == ["V11", "V11"]  # and not kept
+    assert codes(grouped(a=Place(Region.ARENA, 0, 12))) == ["V11", "V11"]
+    assert codes(grouped(a=Place(Region.ARENA, 0, 20))) == ["V11"]  # gaps
+    assert codes(grouped(b=Place(Region.OUTPUT, 0))) == ["V11"]
+    assert codes(grouped(b=Place(Region.ARENA, 36, 16))) == ["V9"]  # the second image's end
+    assert codes(grouped(b=Place(Region.ARENA, 16, 16))) == ["V10"]  # on the second image of a
+
+
+def test_11_a_kernel_computes_groups_if_it_can() -> None:
+    graph = grouped()
+    first, second, third = graph.nodes
+    unable = replace(second, kernel=Plain(images=2))
+    assert codes(replace(graph, nodes=(first, unable, third))) == ["V11"]
+    more = replace(third, kernel=Many(images=3))
+    assert "V11" in codes(replace(graph, nodes=(first, second, more)))
+
+
+def test_10_what_is_kept_lives_while_any_image_is_in_its_stretch() -> None:
+    """The second image's b must not be made over the first one's c."""
+
+    def graph(b: int) -> Graph:
+        steps = {
+            "b": (RELU, ("x",), b, Plain()),
+            "c": (RELU, ("b",), 0, Plain(over=(0,))),
+            "y": (RELU, ("c",), 32, Many()),
+            "z": (RELU, ("y",), -1, Plain()),
+        }
+        apart = {"c": Place(Region.ARENA, 0, 16), "y": Place(Region.ARENA, 32, 16)}
+        found = chain(steps, ("z",), 80)
+        return replace(found, places={**found.places, **apart})
+
+    assert codes(graph(64)) == []
+    assert codes(graph(32)) == []  # y comes when b is done with
+    assert codes(graph(0)) == codes(graph(16)) == ["V10"]
