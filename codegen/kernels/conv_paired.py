@@ -483,15 +483,16 @@ class _Writer:
         p, shape, lanes = self.p, self.shape, self.lanes
         step = TRIPLE * lanes  # weights of a lane of a triple
         triple = self.triple if paired else self.plain_triple
+        unrolled = UNROLLED if paired else 2  # what is rarely run is kept short
         with p.loop("c", 0, shape.triples) as c:
             with p.loop("i", 0, shape.kh) as i, p.loop("k", 0, shape.kw) as k:
                 tap = (c * shape.kh + i) * shape.kw + k
                 origin = self.origin(image, c * TRIPLE, window, i, k)
-                with p.loop("s", 0, lanes // UNROLLED) as s:
-                    lane = p.let("lane", origin + s * UNROLLED)
-                    weights = p.let("weights", packed + (tap * lanes + s * UNROLLED) * step)
-                    there = p.let("there", ahead + (tap * lanes + s * UNROLLED) * lanes)
-                    for u in range(UNROLLED):
+                with p.loop("s", 0, lanes // unrolled) as s:
+                    lane = p.let("lane", origin + s * unrolled)
+                    weights = p.let("weights", packed + (tap * lanes + s * unrolled) * step)
+                    there = p.let("there", ahead + (tap * lanes + s * unrolled) * lanes)
+                    for u in range(unrolled):
                         p.prefetch(self.weight.buffer, there + u * lanes)
                         sources = [lane + u + run * self.x.pitch(1) for run in range(TRIPLE)]
                         triple(acc, weights + u * step, sources, u % 2 == 1)
