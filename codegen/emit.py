@@ -37,6 +37,7 @@ from cnnc.ir.loops import (
     When,
 )
 from cnnc.ir.target import Target
+from cnnc.ir.types import DType
 
 
 def emit_function(
@@ -108,7 +109,8 @@ class _Emitter(ValueEmitter):
         lanes, element = store.value.lanes, self.element(store.buffer)
         count = store.count or lanes
         type, align = memory_type(element, lanes), ALIGN[element]
-        if store.buffer in self.program.truths:
+        if store.buffer in self.elements:
+            assert self.elements[store.buffer] is DType.BOOL, "whole numbers are only read"
             value = self.truth(value, lanes)
         if lanes == 1 or (store.stride == 1 and count == lanes):
             address = self.address(store.buffer, store.offset)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from cnnc.codegen.emit_text import ELEMENTS
 from cnnc.ir.loops import (
     Atom,
     Call,
@@ -37,6 +38,7 @@ class IndexEmitter:
 
     def __init__(self, program: Program, symbol: str, target: Target | None) -> None:
         self.program = program
+        self.elements = dict(program.elements)
         self.avx512 = (
             target is not None and target.triple.startswith("x86_64") and target.vector_bytes == 64
         )
@@ -168,7 +170,7 @@ class IndexEmitter:
 
     def element(self, buffer: str) -> str:
         """The LLVM type of an element in memory."""
-        return "i8" if buffer in self.program.truths else "float"
+        return ELEMENTS[self.elements[buffer]][0] if buffer in self.elements else "float"
 
     def address(self, buffer: str, offset: Index, extra: int = 0) -> str:
         element = self.element(buffer)

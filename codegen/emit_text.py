@@ -4,8 +4,18 @@ from __future__ import annotations
 
 import struct
 
-ALIGN = {"float": 4, "i8": 1}
-SUFFIX = {"float": "f32", "i8": "i8"}
+from cnnc.ir.types import DType
+
+ALIGN = {"float": 4, "i8": 1, "i32": 4, "i64": 8}
+SUFFIX = {"float": "f32", "i8": "i8", "i32": "i32", "i64": "i64"}
+# What else than float32 can be in memory: its LLVM type, and what makes float32 of it.
+ELEMENTS = {
+    DType.BOOL: ("i8", "uitofp"),
+    DType.U8: ("i8", "uitofp"),
+    DType.I8: ("i8", "sitofp"),
+    DType.I32: ("i32", "sitofp"),
+    DType.I64: ("i64", "sitofp"),
+}
 
 
 def vector_type(lanes: int) -> str:

@@ -7,6 +7,7 @@ import struct
 from cnnc.codegen.emit_index import IndexEmitter, Register
 from cnnc.codegen.emit_text import (
     ALIGN,
+    ELEMENTS,
     SUFFIX,
     float_text,
     mask_text,
@@ -87,10 +88,11 @@ class ValueEmitter(IndexEmitter):
 
     def load(self, load: Load) -> str:
         found = self.loaded(load)
-        if load.buffer not in self.program.truths:
+        if load.buffer not in self.elements:
             return found
-        bytes, vector = memory_type("i8", load.lanes), vector_type(load.lanes)
-        return self.value_line(f"uitofp {bytes} {found} to {vector}")
+        element, convert = ELEMENTS[self.elements[load.buffer]]
+        numbers, vector = memory_type(element, load.lanes), vector_type(load.lanes)
+        return self.value_line(f"{convert} {numbers} {found} to {vector}")
 
     def loaded(self, load: Load) -> str:
         """What is in memory, in its own type."""

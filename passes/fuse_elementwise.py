@@ -15,12 +15,13 @@ from typing import ClassVar
 
 from cnnc.ir.graph import Builder, Node
 from cnnc.ir.op import Elementwise
-from cnnc.ir.ops import Pointwise
+from cnnc.ir.ops import Cast, Pointwise
 from cnnc.ir.types import DType
 from cnnc.passes.base import Rule, RulePass, merge_locations
 from cnnc.passes.fuse_epilogue import absorb, dtypes_of, make_step
 
 _LOOPED = {DType.F32, DType.BOOL}
+_READ = {DType.U8, DType.I8, DType.I32, DType.I64}  # if a cast comes first
 
 
 def extend(builder: Builder, node: Node) -> bool:
@@ -32,7 +33,10 @@ def wrap(builder: Builder, node: Node) -> bool:
     """step(x, y) = pointwise{epilogue=[step]}(x, y)"""
     if not isinstance(node.op, Elementwise) or not node.op.vector:
         return False
-    if not dtypes_of(builder, node) <= _LOOPED:
+    dtypes = dtypes_of(builder, node)
+    if isinstance(node.op, Cast) and node.op.to in _LOOPED:
+        dtypes -= _READ
+    if not dtypes <= _LOOPED:
         return False
     shape = builder.types[node.name].shape
     full = [o for o in node.operands if builder.types[o].shape == shape]

@@ -71,7 +71,7 @@ def moved_view(p: ProgramBuilder, name: str, type: TensorType) -> View:
     """Declares a buffer for boxes: but for truth values, elements of any type are moved as if they
     were float32, several small ones at a time.
     """
-    return View(p.buffer(name, truths=type.dtype is DType.BOOL), type)
+    return View(p.buffer(name, DType.BOOL if type.dtype is DType.BOOL else DType.F32), type)
 
 
 def move_box(p: ProgramBuilder, x: str, y: str, box: Box, lanes: int) -> None:

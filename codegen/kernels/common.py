@@ -14,14 +14,14 @@ from cnnc.ir.kernel import Halo, Site
 from cnnc.ir.loops import Constant, Index, ProgramBuilder, TileRef, Value, fma
 from cnnc.ir.op import Array, Elementwise, Fusable, Step
 from cnnc.ir.ops import Conv2d
-from cnnc.ir.types import DType, Layout, TensorType
+from cnnc.ir.types import Layout, TensorType
 
 Place = Index | int
 
 
 def view_of(p: ProgramBuilder, name: str, type: TensorType) -> View:
     """Declares the program's next buffer, which holds a tensor of this type."""
-    return View(p.buffer(name, truths=type.dtype is DType.BOOL), type)
+    return View(p.buffer(name, type.dtype), type)
 
 
 @dataclass(frozen=True, slots=True)

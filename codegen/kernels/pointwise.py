@@ -29,10 +29,12 @@ from cnnc.codegen.scalar import SCALAR, emit_scalar
 from cnnc.ir.kernel import Kernel, Site
 from cnnc.ir.loops import Index, Program, ProgramBuilder, Value
 from cnnc.ir.op import Array, Elementwise
-from cnnc.ir.ops import Pointwise
+from cnnc.ir.ops import Cast, Pointwise
 from cnnc.ir.types import DType, TensorType
 
 CHUNK = 4096  # elements that a thread takes at a time
+
+WHOLE = frozenset((DType.U8, DType.I8, DType.I32, DType.I64))  # what can be read, and not written
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +48,9 @@ class PointwiseKernel(Kernel):
     def candidates(cls, site: Site) -> Iterable[PointwiseKernel]:
         if _fits(site):
             lanes = site.target.lanes
-            if site.result.rank == 4 and all(map(_can_block, site.operands, site.constant)):
+            # What is moved between layouts is float32 or truth values.
+            blocked = site.operands[0].dtype not in WHOLE and site.result.rank == 4
+            if blocked and all(map(_can_block, site.operands, site.constant)):
                 yield cls(block=lanes)
             yield cls(block=1)
 
@@ -90,9 +94,15 @@ def _fits(site: Site) -> bool:
     return (
         isinstance(site.op, Elementwise | Pointwise)
         and all(type(step.op) in SCALAR for step in steps_of(site))
-        and all(t.dtype in (DType.F32, DType.BOOL) for t in types)
+        and all(t.dtype in (DType.F32, DType.BOOL) for t in types[_is_converted(site) :])
         and 0 not in site.result.shape
     )
+
+
+def _is_converted(site: Site) -> bool:
+    """Whether the first operand is whole numbers, which are cast before anything else."""
+    steps = steps_of(site)
+    return site.operands[0].dtype in WHOLE and isinstance(steps[0].op, Cast)
 
 
 def _can_block(type: TensorType, constant: bool) -> bool:

@@ -22,6 +22,7 @@ from cnnc.ir.loops.statements import (
     When,
 )
 from cnnc.ir.loops.values import Load, Read, Splat, Value, as_value
+from cnnc.ir.types import DType
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,7 @@ class ProgramBuilder:
     name: str
     _buffers: list[str] = field(default_factory=list)
     _scratch: list[int] = field(default_factory=list)
-    _truths: set[str] = field(default_factory=set)
+    _elements: set[tuple[str, DType]] = field(default_factory=set)
     _tables: list[Table] = field(default_factory=list)
     _bodies: list[list[Statement]] = field(default_factory=lambda: [[]])
     _names: dict[str, int] = field(default_factory=dict)
@@ -60,12 +61,12 @@ class ProgramBuilder:
         self._names.setdefault(unique, 1)
         return unique
 
-    def buffer(self, name: str, truths: bool = False) -> str:
-        """Declares the next operand or result; `truths` says that it holds truth values."""
+    def buffer(self, name: str, element: DType = DType.F32) -> str:
+        """Declares the next operand or result; whole numbers can only be read."""
         assert not self._scratch, "scratch buffers come last"
         self._buffers.append(self._unique(name))
-        if truths:
-            self._truths.add(self._buffers[-1])
+        if element is not DType.F32:
+            self._elements.add((self._buffers[-1], element))
         return self._buffers[-1]
 
     def scratch(self, name: str, elements: int) -> str:
@@ -177,6 +178,6 @@ class ProgramBuilder:
             tuple(self._buffers),
             tuple(self._bodies[0]),
             tuple(self._scratch),
-            frozenset(self._truths),
+            frozenset(self._elements),
             tuple(self._tables),
         )

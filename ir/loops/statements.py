@@ -7,6 +7,7 @@ from enum import Enum
 
 from cnnc.ir.loops.index import Index
 from cnnc.ir.loops.values import Value
+from cnnc.ir.types import DType
 
 
 class Kind(Enum):
@@ -112,14 +113,15 @@ class Program:
     """A kernel: buffers (operands, results, then per-thread scratch) and the loop nest.
 
     `scratch` gives the length in elements of the last buffers, which each thread has of its own;
-    `truths` are the buffers of truth values. `tables` are read like buffers.
+    `elements` are the buffers that do not hold float32, and what they hold. A load makes float32 of
+    it; only truth values can be stored. `tables` are read like buffers.
     """
 
     name: str
     buffers: tuple[str, ...]
     body: tuple[Statement, ...]
     scratch: tuple[int, ...] = ()
-    truths: frozenset[str] = frozenset()
+    elements: frozenset[tuple[str, DType]] = frozenset()
     tables: tuple[Table, ...] = ()
 
     @property

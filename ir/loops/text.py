@@ -23,7 +23,8 @@ def print_program(program: Program) -> str:
     """The program as indented text."""
     shared = program.buffers[: len(program.buffers) - len(program.scratch)]
     own = zip(program.buffers[len(shared) :], program.scratch, strict=True)
-    shown = (f"bool {name}" if name in program.truths else name for name in shared)
+    elements = dict(program.elements)
+    shown = (f"{elements[name]} {name}" if name in elements else name for name in shared)
     parameters = [*shown, *(f"scratch {name}[{length}]" for name, length in own)]
     lines = [f"kernel {program.name}({', '.join(parameters)})"]
     for table in program.tables:

@@ -17,12 +17,14 @@ from cnnc.ir.op import Array, Elementwise, Fusable, Op
 from cnnc.ir.ops import (
     OPS,
     Add,
+    Cast,
     Concat,
     Div,
     Flatten,
     GatherND,
     Less,
     MaxPool2d,
+    Mul,
     NonZero,
     Relu,
     Reorder,
@@ -157,6 +159,28 @@ def test_joined_values_that_are_given_under_another_shape(between: tuple[Op, ...
     inputs = random_inputs(graph, 2)
     found = cnnc.compile(graph, threads=1).run(inputs)
     assert_close(found["y"], evaluate(graph, inputs)["y"])
+
+
+@pytest.mark.parametrize("kind", [DType.U8, DType.I8, DType.I32, DType.I64])
+@pytest.mark.parametrize("shape", [(3, 5, 7), (3, 16, 16), (37,)])
+def test_whole_numbers_are_read_natively(kind: DType, shape: tuple[int, ...]) -> None:
+    """Images come as bytes: cast and scaled in one loop."""
+    builder = Builder("image")
+    x = builder.input("x", TensorType((Sym("N"), *shape), kind))
+    scale = builder.constant("scale", np.array(1 / 255, np.float32))
+    y = builder.add(Cast(to=DType.F32), [x])
+    builder.output("y", builder.add(Mul(), [y, scale]))
+    builder.output("any", builder.add(Cast(to=DType.BOOL), [x]))
+    graph = builder.finish()
+    limits = np.iinfo(kind.value)
+    numbers = np.random.default_rng(0).integers(limits.min, limits.max, (2, *shape), kind.value)
+    numbers[:, ::2] = 0
+    inputs = {"x": numbers}
+    model = cnnc.compile(graph, threads=1, strict=True)
+    assert len(model.artifact.manifest.nodes) == 2
+    found = model.run(inputs)
+    for name, wanted in evaluate(graph, inputs).items():
+        np.testing.assert_array_equal(found[name], wanted)
 
 
 def selecting() -> Graph:

@@ -106,8 +106,9 @@ def program_of(op: Elementwise | None, size: int, dtypes: Sequence[DType] = ()) 
     p = ProgramBuilder("scalar")
     names = op.operands if op else ("x",)
     truths = [dtype is DType.BOOL for dtype in dtypes] or [False] * len(names)
-    inputs = [p.buffer(name, b) for name, b in zip(names, truths, strict=True)]
-    y = p.buffer("y", op is not None and _result(op, truths) is DType.BOOL)
+    kinds = [DType.BOOL if b else DType.F32 for b in truths]
+    inputs = [p.buffer(name, kind) for name, kind in zip(names, kinds, strict=True)]
+    y = p.buffer("y", _result(op, truths) if op is not None else DType.F32)
     with p.parallel("i", 0, size // LANES) as i:
         values = [p.load(x, i * LANES, LANES) for x in inputs]
         p.store(y, i * LANES, emit_scalar(op, p, *values) if op else exp(p, *values))
