@@ -115,7 +115,8 @@ def reduce_exp(p: ProgramBuilder, x: Value, highest: float = 88.8) -> tuple[Valu
 def logistic(p: ProgramBuilder, x: Value) -> Value:
     """1 + e ** -x for what is divided by it: infinite from where 1 / (1 + e ** -x) underflows."""
     if x.lanes == TABLE_LANES:
-        return _logistic_by_table(p, x)
+        scale, series = _exp_by_table(p, x)
+        return fma(scale, series, Constant(x.lanes, 1.0))
     x = p.bind("x", x)
     n, rest = reduce_exp(p, p.bind("x", -x), 88.0)
     power = p.bind("power", apply("pow2", n))
@@ -123,11 +124,11 @@ def logistic(p: ProgramBuilder, x: Value) -> Value:
     return apply("less", x, -87.33654, inf, p.bind("value", value))
 
 
-def _logistic_by_table(p: ProgramBuilder, x: Value) -> Value:
-    """`logistic` with e ** -x = 2 ** (k / 16) * e ** -r, for whole k and |r| <= ln(2) / 32.
+def _exp_by_table(p: ProgramBuilder, x: Value) -> tuple[Value, Value]:
+    """(t, s) with e ** -x = t * s = 2 ** (k / 16) * e ** -r, for whole k and |r| <= ln(2) / 32.
 
-    The table's 2 ** ((k + 1) / 16) is infinite just where it must be. What is left for the
-    polynomial lies below 1, where its last step rounds twice as finely.
+    x is kept within -88.68, where t is infinite, and 80. t is of the table's 2 ** ((k + 1) / 16),
+    which is infinite just where it must be, and s lies below 1, where it rounds twice as finely.
     """
     kept = p.bind("x", apply("min", 80.0, apply("max", -88.68, x)))
     steps = fma(kept, Constant(x.lanes, -1 / STEP), Constant(x.lanes, ROUNDER + 1))
@@ -135,8 +136,14 @@ def _logistic_by_table(p: ProgramBuilder, x: Value) -> Value:
     k = p.bind("k", steps - (ROUNDER + 1))
     r = p.bind("r", fma(k, Constant(x.lanes, STEP), kept))
     r = p.bind("r", fma(k, Constant(x.lanes, -STEP_EXCESS), r))
-    series = horner(SIXTEENTH_SERIES, r)
-    return fma(apply("pow2_16ths", steps), series, Constant(x.lanes, 1.0))
+    return apply("pow2_16ths", steps), horner(SIXTEENTH_SERIES, r)
+
+
+def _falling_exp(p: ProgramBuilder, x: Value) -> Value:
+    """e ** -x for x >= 0, within 3 ulp; zero where it is below 2e-35."""
+    x = p.bind("x", x)
+    scale, series = _exp_by_table(p, x) if x.lanes == TABLE_LANES else (exp(p, -x), 1.0)
+    return apply("less", 80.0, x, 0.0, p.bind("e", scale * series))
 
 
 def _half_exp(p: ProgramBuilder, x: Value) -> Value:
@@ -275,7 +282,7 @@ def erf(p: ProgramBuilder, x: Value) -> Value:
     # min gives its second argument where one is NaN.
     size = p.bind("size", apply("min", 4.0, apply("abs", x)))
     near = p.bind("near", fma(horner(ERF_NEAR, p.bind("square", size * size)), x, x))
-    far = Constant(x.lanes, 1.0) - exp(p, -(size * horner(ERF_FAR, size)))
+    far = Constant(x.lanes, 1.0) - _falling_exp(p, size * horner(ERF_FAR, size))
     return apply("less", size, 0.97, near, apply("copysign", far, x))
 
 
@@ -284,7 +291,7 @@ def gelu(p: ProgramBuilder, x: Value) -> Value:
     x = p.bind("x", x)
     size = p.bind("size", apply("abs", x))
     series = horner(NORMAL_TAIL, p.bind("short", apply("min", 6.0, size)))
-    tail = p.bind("tail", exp(p, -(size * series)) * 0.5)
+    tail = p.bind("tail", _falling_exp(p, size * series) * 0.5)
     return x * apply("less", x, 0.0, tail, Constant(x.lanes, 1.0) - tail)
 
 
