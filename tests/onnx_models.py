@@ -82,3 +82,8 @@ def refused(source: Any, *words: str) -> CnncError:
     for word in words:
         assert word in str(caught.value)
     return caught.value
+
+
+def ops(graph: Graph) -> list[str]:
+    """The names of the graph's ops, in order."""
+    return [n.op.name for n in graph.nodes]
