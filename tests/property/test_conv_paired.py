@@ -15,7 +15,8 @@ from kernel_harness import assert_close, planned, run_interpreted, run_native, s
 
 from cnnc.codegen.emit import emit_function
 from cnnc.codegen.host import assembly, named_target, native_target
-from cnnc.codegen.kernels.conv_paired import SPAN, TRIPLE, PairedConv
+from cnnc.codegen.kernels.conv_paired import PairedConv
+from cnnc.codegen.kernels.paired import SPAN, TRIPLE
 from cnnc.ir.kernel import NO_HALO, Site
 from cnnc.ir.op import Array, Step
 from cnnc.ir.ops import Add, Conv2d, Relu
