@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 import numpy as np
 
-from cnnc.ir.graph import Graph
-from cnnc.ir.op import Array
+from cnnc.ir.graph import Builder, Graph
+from cnnc.ir.op import Array, Op
 from cnnc.ir.parser import parse_graph, parse_type
 from cnnc.ir.target import Target
-from cnnc.ir.types import TensorType
+from cnnc.ir.types import DType, TensorType
 
 TARGET = Target(name="test", triple="x86_64-unknown-linux-gnu", cpu="generic")
 
@@ -25,6 +26,30 @@ def read(text: str, seed: int = 0) -> Graph:
         values = rng.standard_normal(parse_type(type).dims)
         arrays[name] = (abs(values) + 0.5 if "var" in name else values).astype(np.float32)
     return parse_graph(text, arrays)
+
+
+def network_of(
+    case: tuple[Op, tuple[Array, ...]], constant: Sequence[bool]
+) -> tuple[Graph, dict[str, Array]]:
+    """A network of one op, and its inputs; `constant` tells for each operand what it is."""
+    op, arrays = case
+    builder = Builder(op.name)
+    inputs = {}
+    operands = []
+    for i, (array, fixed) in enumerate(zip(arrays, constant, strict=True)):
+        name = f"x{i}"
+        if fixed:
+            builder.constant(name, array)
+        else:
+            builder.input(name, TensorType(tuple(array.shape), DType(array.dtype.name)))
+            inputs[name] = np.asarray(array)
+        operands.append(name)
+    types = op.infer(*(builder.types[name] for name in operands))
+    names = [f"y{i}" for i in range(len(types) if isinstance(types, tuple) else 1)]
+    builder.add(op, operands, names)
+    for name in names:
+        builder.output(name, name)
+    return builder.finish(), inputs
 
 
 def random_inputs(graph: Graph, batch: int = 2, seed: int = 0) -> dict[str, Array]:

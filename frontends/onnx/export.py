@@ -13,12 +13,23 @@ from cnnc.frontends.onnx.exports import EXPORTERS, Writer
 from cnnc.ir.graph import Graph, Node
 from cnnc.ir.location import CnncError, Diagnostic
 from cnnc.ir.op import Fusable, Op
-from cnnc.ir.ops import AvgPool2d, Border, Coordinates, Filling, Gelu, GridSample, Resize
+from cnnc.ir.ops import (
+    AvgPool2d,
+    Border,
+    Coordinates,
+    Dequantize,
+    Filling,
+    Gelu,
+    GridSample,
+    Quantize,
+    Resize,
+)
 from cnnc.ir.types import TensorType
 
 OPSET = 18
 NEWER_OPSET = 19  # for what `_is_newer` names
 NEWEST_OPSET = 20  # for Gelu and samples
+SCALED_OPSET = 21  # for 16 bits and blocks
 IR_VERSION = 10
 
 
@@ -66,6 +77,8 @@ def export_onnx(graph: Graph) -> Any:
 
 def _since(op: Op) -> int:
     """The opset that the op's form needs."""
+    if isinstance(op, Quantize | Dequantize):
+        return SCALED_OPSET
     if isinstance(op, Gelu | GridSample):
         return NEWEST_OPSET
     return NEWER_OPSET if _is_newer(op) else OPSET

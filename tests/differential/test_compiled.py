@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from graph_harness import random_inputs
+from graph_harness import network_of, random_inputs
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from op_cases import CASES, Case
+from op_cases import CASES
 from strategies import graphs
 
 import cnnc
@@ -32,7 +32,7 @@ from cnnc.ir.ops import (
     Tanh,
     Transpose,
 )
-from cnnc.ir.types import DType, Sym, TensorType
+from cnnc.ir.types import Sym, TensorType
 from cnnc.passes import PASSES, PIPELINES
 from cnnc.runtime.reference import evaluate
 
@@ -50,28 +50,6 @@ def assert_close(found: Array, wanted: Array) -> None:
     finite = wanted[np.isfinite(wanted)]
     span = float(np.abs(finite).max()) if finite.size else 1.0
     np.testing.assert_allclose(found, wanted, rtol=2e-4, atol=2e-5 * span + 1e-30)
-
-
-def network_of(case: Case, constant: list[bool]) -> tuple[Graph, dict[str, Array]]:
-    """A network of one op, and its inputs; `constant` tells for each operand what it is."""
-    op, arrays = case
-    builder = Builder(op.name)
-    inputs = {}
-    operands = []
-    for i, (array, fixed) in enumerate(zip(arrays, constant, strict=True)):
-        name = f"x{i}"
-        if fixed:
-            builder.constant(name, array)
-        else:
-            builder.input(name, TensorType(tuple(array.shape), DType(array.dtype.name)))
-            inputs[name] = array
-        operands.append(name)
-    types = op.infer(*(builder.types[name] for name in operands))
-    names = [f"y{i}" for i in range(len(types) if isinstance(types, tuple) else 1)]
-    builder.add(op, operands, names)
-    for name in names:
-        builder.output(name, name)
-    return builder.finish(), inputs
 
 
 def divides(op: Op) -> bool:

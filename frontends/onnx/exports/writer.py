@@ -21,6 +21,7 @@ class Writer:
         self.nodes: list[Any] = []
         self.constants: list[Any] = []
         self.taken = set(graph.types)
+        self.results = {node.name: node.results for node in graph.nodes}
         self.ranks = {name: type.rank for name, type in graph.types.items()}
 
     def fresh(self, hint: str) -> str:
@@ -37,6 +38,18 @@ class Writer:
         node = self.onnx.helper.make_node(kind, list(inputs), [output], name=output, **attributes)
         self.nodes.append(node)
         return output
+
+    def add_all(
+        self, kind: str, inputs: Sequence[str], outputs: Sequence[str], **attributes: Any
+    ) -> None:
+        """A node of several outputs."""
+        name = outputs[-1]
+        node = self.onnx.helper.make_node(kind, list(inputs), outputs, name=name, **attributes)
+        self.nodes.append(node)
+
+    def dtype(self, value: str) -> np.dtype[Any]:
+        """The element type of one of the graph's values."""
+        return self.graph.types[value].dtype.numpy
 
     def constant(self, hint: str, values: Any, dtype: str) -> str:
         """A constant of that element type; returns its name."""

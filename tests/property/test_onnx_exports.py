@@ -1,0 +1,38 @@
+"""Ops of places, choices and quantised numbers go to ONNX and come back with their meaning."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from graph_harness import network_of
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from op_cases import TINY, Case, cases
+
+from cnnc.frontends.onnx import export_onnx, load_onnx
+from cnnc.frontends.onnx.exports import EXPORTERS
+from cnnc.frontends.onnx.exports.data import DATA
+from cnnc.ir.ops import OPS, MaxPoolPlaces, Reorder
+from cnnc.runtime.reference import evaluate
+
+
+def test_every_op_but_reorders_is_exported() -> None:
+    assert set(OPS.values()) - EXPORTERS.keys() == {Reorder}
+
+
+@pytest.mark.parametrize("name", sorted(op.name for op in DATA))
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_ops_come_back(name: str, data: st.DataObject) -> None:
+    case: Case = data.draw(cases(name, TINY))
+    assume(all(np.size(array) for array in case[1]))  # ONNX cannot reshape to nothing
+    op = case[0]
+    if isinstance(op, MaxPoolPlaces):  # ONNX has no windows that are all padding
+        assume(max(op.before + op.after) < min(op.window))
+    graph, inputs = network_of(case, [False] * len(case[1]))
+    back = load_onnx(export_onnx(graph).SerializeToString())
+    found, wanted = evaluate(back, inputs), evaluate(graph, inputs)
+    assert list(found) == list(wanted)
+    for key, array in wanted.items():
+        assert found[key].dtype == array.dtype
+        np.testing.assert_allclose(found[key], array, rtol=1e-6)
