@@ -32,7 +32,7 @@ from cnnc.ir.ops import (
     Tanh,
     Transpose,
 )
-from cnnc.ir.types import Sym, TensorType
+from cnnc.ir.types import DType, Sym, TensorType
 from cnnc.passes import PASSES, PIPELINES
 from cnnc.runtime.reference import evaluate
 

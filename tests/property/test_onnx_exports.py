@@ -12,7 +12,7 @@ from op_cases import TINY, Case, cases
 from cnnc.frontends.onnx import export_onnx, load_onnx
 from cnnc.frontends.onnx.exports import EXPORTERS
 from cnnc.frontends.onnx.exports.data import DATA
-from cnnc.ir.ops import OPS, MaxPoolPlaces, Reorder
+from cnnc.ir.ops import OPS, ConvNd, MaxPoolPlaces, Reorder
 from cnnc.runtime.reference import evaluate
 
 
@@ -36,3 +36,15 @@ def test_ops_come_back(name: str, data: st.DataObject) -> None:
     for key, array in wanted.items():
         assert found[key].dtype == array.dtype
         np.testing.assert_allclose(found[key], array, rtol=1e-6)
+
+
+def test_convolutions_of_whole_numbers_are_exported() -> None:
+    rng = np.random.default_rng(0)
+    x, w = (
+        rng.integers(-255, 256, shape).astype(np.int32) for shape in ((1, 4, 6, 6), (3, 2, 3, 3))
+    )
+    bias = rng.integers(-1000, 1000, 3).astype(np.int32)
+    op = ConvNd(stride=(2, 1), dilation=(1, 1), groups=2)
+    graph, inputs = network_of((op, (x, w[:2], bias[:2])), [False] * 3)
+    back = load_onnx(export_onnx(graph).SerializeToString())
+    np.testing.assert_array_equal(evaluate(back, inputs)["y0"], evaluate(graph, inputs)["y0"])

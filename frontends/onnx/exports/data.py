@@ -55,7 +55,7 @@ def _max_unpool(w: Writer, op: MaxUnpool, inputs: Sequence[str], y: str) -> None
 def _quantize(w: Writer, op: Quantize, inputs: Sequence[str], y: str) -> None:
     x, scale, *zero = inputs
     if w.dtype(x) != w.dtype(scale):
-        x = _cast(w, x, str(w.dtype(scale)), w.fresh(f"{y}.wide"))
+        x = w.cast(x, w.dtype(scale), w.fresh(f"{y}.wide"))
     if not zero:
         none = w.constant(f"{y}.none", 0, op.to.value)
         shape = w.add("Shape", [scale], w.fresh(f"{y}.shape"))
@@ -72,16 +72,11 @@ def _scaled(op: Quantize | Dequantize) -> dict[str, Any]:
     return {"axis": op.axis, **blocks}
 
 
-def _cast(w: Writer, x: str, to: str, y: str) -> str:
-    kind = w.onnx.helper.np_dtype_to_tensor_dtype
-    return w.add("Cast", [x], y, to=kind(np.dtype(to)))
-
-
 def _centre(w: Writer, op: Centre, inputs: Sequence[str], y: str) -> None:
     if len(inputs) == 1:
-        _cast(w, inputs[0], "int32", y)
+        w.cast(inputs[0], np.dtype("int32"), y)
         return
-    wide = [_cast(w, x, "int32", w.fresh(f"{y}.{x}")) for x in inputs]
+    wide = [w.cast(x, np.dtype("int32"), w.fresh(f"{y}.{x}")) for x in inputs]
     w.add("Sub", wide, y)
 
 
@@ -105,7 +100,8 @@ def _dynamic_zero(w: Writer, op: DynamicZero, inputs: Sequence[str], y: str) -> 
     whole = w.add("Round", [place], w.fresh(f"{y}.whole"))
     inside = w.add("Clip", [whole, zero, most], w.fresh(f"{y}.inside"))
     empty = w.add("IsNaN", [place], w.fresh(f"{y}.empty"))  # 0 / 0: all of x is zero
-    _cast(w, w.add("Where", [empty, zero, inside], w.fresh(f"{y}.known")), "uint8", y)
+    found = w.add("Where", [empty, zero, inside], w.fresh(f"{y}.known"))
+    w.cast(found, np.dtype("uint8"), y)
 
 
 def _top_k(w: Writer, op: TopK, inputs: Sequence[str], y: str) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from cnnc.frontends.onnx.exports.writer import Exporter, Writer
 from cnnc.ir.op import Op
 from cnnc.ir.ops import (
@@ -46,7 +48,13 @@ def _conv(w: Writer, op: Conv2d | ConvTranspose2d, inputs: Sequence[str], y: str
 
 
 def _conv_nd(w: Writer, op: ConvNd, inputs: Sequence[str], y: str) -> None:
-    w.add("Conv", inputs, y, strides=op.stride, dilations=op.dilation, group=op.groups)
+    how = {"strides": op.stride, "dilations": op.dilation, "group": op.groups}
+    if not w.graph.types[inputs[0]].dtype.is_integer:
+        w.add("Conv", inputs, y, **how)
+        return
+    # ONNX has no convolution of 32-bit numbers; float64 is exact with the sums of small ones.
+    wide = [w.cast(x, np.dtype("float64"), w.fresh(f"{y}.{x}")) for x in inputs]
+    w.cast(w.add("Conv", wide, w.fresh(f"{y}.wide"), **how), np.dtype("int32"), y)
 
 
 def _matmul(w: Writer, op: MatMul, inputs: Sequence[str], y: str) -> None:

@@ -47,6 +47,10 @@ class Writer:
         node = self.onnx.helper.make_node(kind, list(inputs), outputs, name=name, **attributes)
         self.nodes.append(node)
 
+    def cast(self, x: str, to: np.dtype[Any], y: str) -> str:
+        """A value's elements as others; returns y."""
+        return self.add("Cast", [x], y, to=self.onnx.helper.np_dtype_to_tensor_dtype(to))
+
     def dtype(self, value: str) -> np.dtype[Any]:
         """The element type of one of the graph's values."""
         return self.graph.types[value].dtype.numpy
