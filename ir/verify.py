@@ -287,7 +287,12 @@ def _overlaps(graph: Graph, target: Target) -> Iterator[Diagnostic]:
                 continue
             mine = make.make(result, index)
             tenants[result] = mine
-            for other in [tenant for tenant in live if mine.meets(tenant)]:
+            meeting = [tenant for tenant in live if mine.meets(tenant)]
+            seen = [tenant for tenant in meeting if tenant in map(tenants.get, views)]
+            same = [t for t in seen if (t.start, t.stride) == (mine.start, mine.stride)]
+            if any(mine.end <= tenant.end for tenant in same):
+                meeting = same  # the parts of what is viewed lay there before
+            for other in meeting:
                 is_operand = other.start == mine.start and other.stride == mine.stride
                 if is_operand and other in map(tenants.get, views):
                     other.last, other.read = max(other.last, mine.last), max(other.read, mine.read)

@@ -190,6 +190,11 @@ class Call:
         """Numbers; the attribute must be there."""
         return tuple(self._or(name, self._attribute(name, _FLOATS_), None))
 
+    def words(self, name: str, default: Sequence[str]) -> list[str]:
+        """Strings."""
+        found = self._attribute(name, _STRINGS)
+        return list(default) if found is None else [text(word) for word in found]
+
     def tensor(self, name: str, default: Array | None = None) -> Array:
         """A tensor. Without default the attribute must be there."""
         found = self._attribute(name, _TENSOR)
@@ -347,13 +352,13 @@ class Call:
 
     def add(self, op: Op, *operands: str) -> str:
         """Wires an op and gives its result, which ends up inside the node."""
-        name = self.importer.fresh(f"{self.output(0)}.{op.name}")
+        name = self.importer.fresh(f"{self._label()}.{op.name}")
         return self._add(op, operands, name)
 
     def add_results(self, op: Op, *operands: str) -> tuple[str, ...]:
         """Wires an op of several results and gives those, which end up inside the node."""
         count = self._count(op, operands)
-        names = tuple(self.importer.fresh(f"{self.output(0)}.{op.name}{i}") for i in range(count))
+        names = tuple(self.importer.fresh(f"{self._label()}.{op.name}{i}") for i in range(count))
         return self._wire(op, operands, names)
 
     def results(self, op: Op, *operands: str) -> None:
@@ -377,7 +382,7 @@ class Call:
 
     def constant(self, what: str, array: Array) -> str:
         """A new constant, called after the node."""
-        name = self.importer.fresh(f"{self.output(0)}.{what}")
+        name = self.importer.fresh(f"{self._label()}.{what}")
         return self.importer.builder.constant(name, array)
 
     def scalar(self, what: str, value: float, like: str) -> str:
@@ -405,6 +410,10 @@ class Call:
         if index >= len(self.outputs) or not self.outputs[index]:
             raise Unsupported(f"output {index} is missing")
         return self.outputs[index]
+
+    def _label(self) -> str:
+        """What values inside the node are called after: its first output."""
+        return next(filter(None, self.outputs), self.name)
 
     def _count(self, op: Op, operands: Sequence[str]) -> int:
         """How many results the op has."""

@@ -13,8 +13,9 @@ import numpy as np
 
 from cnnc.frontends.onnx.call import Call, Unsupported, fix_size
 from cnnc.frontends.onnx.inline import Body
+from cnnc.frontends.onnx.ops.moves import element
 from cnnc.frontends.onnx.tensors import text
-from cnnc.ir.ops import Concat, Slice
+from cnnc.ir.ops import Concat
 from cnnc.ir.types import Sym
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def scan(importer: Importer, call: Call) -> None:
     state = call.inputs[:carried]
     for i in range(length):
         pieces = [
-            rounds.named(_piece(call, x, axis, length - 1 - i if back else i))
+            rounds.named(element(call, x, axis, length - 1 - i if back else i))
             for x, axis, back in zip(operands, axes, backward, strict=True)
         ]
         state = rounds.run([*state, *pieces], carried)
@@ -84,13 +85,6 @@ def _sides(call: Call, what: str, count: int) -> tuple[list[int], list[bool]]:
     if not len(axes) == len(backward) == count:
         raise Unsupported(f"{what}_axes and {what}_directions are not {count} numbers")
     return axes, backward
-
-
-def _piece(call: Call, x: str, axis: int, index: int) -> str:
-    """Element `index` along the axis, which is left out."""
-    piece = call.add(Slice(axes=(axis,), starts=(index,), stops=(index + 1,), steps=(1,)), x)
-    shape = call.type(piece).shape
-    return call.add(call.reshape(piece, (*shape[:axis], *shape[axis + 1 :])), piece)
 
 
 class _Rounds:

@@ -209,7 +209,7 @@ def test_everything_unsupported_is_told_at_once() -> None:
     nodes = [
         *(node("Det", "x" if i == 0 else f"d{i - 1}", f"d{i}") for i in range(7)),
         node("Relu", "d6", "r"),
-        node("LSTM", "r", "f"),
+        node("StringSplit", "r", "f"),
         node("MaxPool", "x", "m", "pool", kernel_shape=[2, 2], nonsense=1),
         node("Special", "m", "s", domain="com.example"),
         node("LRN", "x", "l", size=0),
@@ -218,7 +218,7 @@ def test_everything_unsupported_is_told_at_once() -> None:
     error = refused(
         model(nodes, {"x": X}, "y"),
         "operator Det is not supported (7 nodes: `d0`, `d1`, `d2`, `d3`, `d4`, ...)",
-        "operator LSTM is not supported (1 node: `f`)",
+        "operator StringSplit is not supported (1 node: `f`)",
         "operator com.example.Special is not supported (1 node: `s`)",
         "MaxPool: attribute `nonsense` is not known here (1 node: `pool`)",
         "LRN: size=0",

@@ -25,6 +25,7 @@ from cnnc.frontends.onnx.ops import (
     order,
     pool,
     quantised,
+    recurrent,
     resize,
 )
 from cnnc.frontends.onnx.ops.elementwise import binary, chain, simple, with_alpha
@@ -141,6 +142,7 @@ CONVERTERS: dict[str, Converter] = {
     "Floor": simple(Floor()),
     "Gather": index.gather,
     "GatherElements": index.gather_elements,
+    "GRU": recurrent.gru,
     "GatherND": index.gather_nd,
     "Gelu": elementwise.gelu,
     "Gemm": linear.gemm,
@@ -159,6 +161,7 @@ CONVERTERS: dict[str, Converter] = {
     "IsInf": logic.is_inf,
     "IsNaN": simple(IsNaN()),
     "LRN": norm.lrn,
+    "LSTM": recurrent.lstm,
     "LayerNormalization": normalize.layer_normalization,
     "LeakyRelu": with_alpha(LeakyRelu, 0.01),
     "Less": binary(Less()),
@@ -188,6 +191,7 @@ CONVERTERS: dict[str, Converter] = {
     "PRelu": elementwise.prelu,
     "Pad": moves.pad,
     "Pow": elementwise.power,
+    "RNN": recurrent.rnn,
     "RMSNormalization": normalize.rms_normalization,
     "Reciprocal": simple(Reciprocal()),
     "QLinearConv": quantised.qlinear_conv,

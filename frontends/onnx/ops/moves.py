@@ -189,6 +189,13 @@ def split(call: Call) -> None:
             call.result(_slice([(axis, start, start + part, 1)]), x, output=i)
 
 
+def element(call: Call, x: str, axis: int, index: int) -> str:
+    """Element `index` of a graph's value along the axis, which is left out."""
+    piece = call.add(_slice([(axis, index, index + 1, 1)]), x)
+    shape = call.type(piece).shape
+    return call.add(call.reshape(piece, (*shape[:axis], *shape[axis + 1 :])), piece)
+
+
 def reverse_sequence(call: Call) -> None:
     """ReverseSequence with known lengths: entry by entry, neighbours of one length together."""
     x, lengths = call.operand(0), call.integers(1)
