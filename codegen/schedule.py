@@ -24,8 +24,12 @@ from cnnc.ir.graph import Graph, Node, Place, Region
 from cnnc.ir.loops import Program
 from cnnc.ir.target import Target
 
-CHUNK_CYCLES = 20_000.0  # predicted work that makes a chunk worth taking on its own
+# Predicted work in cycles. To hand over a chunk takes about 400, to wake a thread 20 000.
+CHUNK_CYCLES = 20_000.0  # that makes a chunk worth taking on its own
+LEAST_CHUNK_CYCLES = 4_000.0  # the same in a step that would not keep two threads busy otherwise
+FEW_CHUNKS = 4
 MOST_CHUNKS = 64
+WAKE_CYCLES = 20_000.0  # what a second thread must save in a run
 
 _LABELS = ("all", "pick", "run", "wait", "done")
 _LOOP_LABELS = ("enter", "image", "again", "leave")
@@ -78,12 +82,18 @@ class Schedule:
         self.declarations = {*_DECLARATIONS, *(_X86_FLUSH if self.x86 else ())}
         self.steps = {node.name: i for i, node in enumerate(graph.nodes)}
         self.least = _least(graph, target)
-        self.parts = 1  # the most that a step is shared out in
+        self.most_chunks = 1  # of any step
+        self.shared = 0.0  # predicted cycles of one image in steps that are shared out
         self.count = 0
         self.lines: list[str] = []
         # Numbers in the code: the image, which one of its group it is (empty if all), and how often
         # the step was run before.
         self.image = self.member = self.round = ""
+
+    @property
+    def parts(self) -> int:
+        """The most that a step is shared out in; 1 if it does not pay to wake another thread."""
+        return self.most_chunks if self.shared / 2 > WAKE_CYCLES else 1
 
     def name(self) -> str:
         self.count += 1
@@ -213,7 +223,6 @@ class Schedule:
             pointers.append(self.value(f"getelementptr i8, ptr {self.scratch}, i64 {at}"))
             at += 4 * length
         call = f"call void {function}({', '.join(f'ptr {p}' for p in pointers)}"
-        self.parts = max(self.parts, chunks)
         self.share(call, self.steps[node.name], chunks)
         self.count_cycles(self.steps[node.name])
 
@@ -222,8 +231,12 @@ class Schedule:
         is held up does not hold up the others, but each worth its while."""
         assert node.kernel is not None
         cycles = node.kernel.cycles(self.graph.site(node, self.target))
-        worthwhile = int(cycles / CHUNK_CYCLES)
-        return max(1, min(worthwhile, program.width, MOST_CHUNKS))
+        few = min(int(cycles / LEAST_CHUNK_CYCLES), FEW_CHUNKS)
+        worthwhile = max(int(cycles / CHUNK_CYCLES), few)
+        chunks = max(1, min(worthwhile, program.width, MOST_CHUNKS))
+        self.most_chunks = max(self.most_chunks, chunks)
+        self.shared += cycles if chunks > 1 else 0.0
+        return chunks
 
     def share(self, call: str, step: int, chunks: int) -> None:
         """Runs the call in chunks, on whichever threads take them; all are done afterwards."""

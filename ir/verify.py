@@ -237,16 +237,32 @@ class _Tenant:
     name: str
     space: tuple[Region, int]  # the arena, or one of the caller's arrays
     start: int
-    end: int  # exclusive, in bytes
-    stride: int
-    first: int  # index of the first node during which it is in use
+    end: int  # exclusive, in bytes; of the first image
+    stride: int  # to the next image of a group
+    images: int
+    made: int  # index of the node that makes it
     read: int  # index of the last node that reads it
-    last: int  # the same for all images of a group
+    since: int  # index of the first node during which it is in use for some image
+    until: int  # and of the last one
 
     def meets(self, other: _Tenant) -> bool:
         """Whether the two share bytes at the same time, this one being the later."""
-        overlap = self.start < other.end and other.start < self.end
-        return self.space == other.space and overlap and other.last >= self.first
+        if self.space != other.space:
+            return False
+        first, last = min(self.start, other.start), max(self.end, other.end)
+        if self.stride == other.stride and last - first <= self.stride:
+            # Images meet their own like only, whose turn it is at the same time.
+            return self.start < other.end and other.start < self.end and other.read >= self.made
+        return (
+            self.start < other.whole_end
+            and other.start < self.whole_end
+            and other.until >= self.since
+        )
+
+    @property
+    def whole_end(self) -> int:
+        """Where the last image ends."""
+        return self.end + (self.images - 1) * self.stride
 
 
 class _Tenants:
@@ -261,17 +277,27 @@ class _Tenants:
 
     def make(self, name: str, index: int) -> _Tenant:
         """A value made by node `index`; -1 for inputs."""
-        place = self.graph.places[name]
+        place, size = self.graph.places[name], _image_bytes(self.graph.types[name])
         read = max(self.read.get(name, index), index)
         if place.region is not Region.ARENA:
-            size = _image_bytes(self.graph.types[name])
-            return _Tenant(name, (place.region, place.offset), 0, size, 0, index, read, read)
-        first, last = index, read
+            space = place.region, place.offset
+            return _Tenant(name, space, 0, size, 0, 1, index, read, index, read)
+        since, until = index, read
         if place.stride:
-            first = self.stretch[first].start
-            last = self.stretch[last].stop - 1 if last < len(self.stretch) else last
-        end = place.offset + _group_bytes(self.graph, name)
-        return _Tenant(name, (Region.ARENA, 0), place.offset, end, place.stride, first, read, last)
+            since = self.stretch[index].start
+            until = self.stretch[read].stop - 1 if read < len(self.stretch) else read
+        return _Tenant(
+            name,
+            (Region.ARENA, 0),
+            place.offset,
+            place.offset + size,
+            place.stride,
+            self.graph.group,
+            index,
+            read,
+            since,
+            until,
+        )
 
 
 def _overlaps(graph: Graph, target: Target) -> Iterator[Diagnostic]:
@@ -279,7 +305,7 @@ def _overlaps(graph: Graph, target: Target) -> Iterator[Diagnostic]:
     tenants = {name: make.make(name, -1) for name in graph.inputs}
     live = list(tenants.values())
     for index, node in enumerate(graph.nodes):
-        live = [tenant for tenant in live if tenant.last >= make.stretch[index].start]
+        live = [tenant for tenant in live if tenant.until >= make.stretch[index].start]
         views, takes = _rights(graph, node, target)
         parts = _parts(graph, node, target)
         for result in node.results:
@@ -295,13 +321,12 @@ def _overlaps(graph: Graph, target: Target) -> Iterator[Diagnostic]:
             for other in meeting:
                 is_operand = other.start == mine.start and other.stride == mine.stride
                 if is_operand and other in map(tenants.get, views):
-                    other.last, other.read = max(other.last, mine.last), max(other.read, mine.read)
+                    other.until = max(other.until, mine.until)
+                    other.read = max(other.read, mine.read)
                     other.end = max(other.end, mine.end)
                     tenants[result] = other
                     continue
                 if is_operand and other.read == index and other in map(tenants.get, takes):
-                    mine.last, mine.end = max(other.last, mine.last), max(other.end, mine.end)
-                    live.remove(other)
                     continue
                 starts = [start for name, start in parts if tenants.get(name) is other]
                 within = other.end <= mine.end and other.stride == mine.stride

@@ -106,8 +106,17 @@ def tapped() -> Graph:
     return net.finish(before, first, half, net.dense(net.dense(half, 300), 200))
 
 
+def joined() -> Graph:
+    """A part of a concatenation that is kept, and taken over by what is computed from it."""
+    net = Net(200)
+    add = net.builder.add
+    part = add(Tanh(), [net.x])
+    first = add(Softmax(), [add(Concat(axis=1), [net.x, part])])
+    return net.finish(net.dense(add(Add(), [net.dense(first, 400), first]), 200))
+
+
 GRAPHS: dict[str, Callable[[], Graph]] = {
-    graph.__name__: graph for graph in (classifier, around, outermost, tapped)
+    graph.__name__: graph for graph in (classifier, around, outermost, tapped, joined)
 }
 
 
@@ -236,11 +245,9 @@ def networks(draw: st.DrawFn) -> Graph:
         elif kind == "join":
             y = add(Concat(axis=1), [x, draw(st.sampled_from(rows))])
         elif kind == "part":
-            y = add(Slice(axes=(1,), starts=(0,), stops=(width[x] // 2,), steps=(1,)), [x])
+            y = add(Slice(axes=(1,), starts=(0,), stops=(max(width[x] // 2, 1),), steps=(1,)), [x])
         elif kind == "rows":
-            y = add(
-                Reshape(shape=(-1, width[x])), [add(Reshape(shape=(-1, 2, width[x] // 2)), [x])]
-            )
+            y = add(Reshape(shape=(-1, width[x])), [add(Reshape(shape=(-1, 1, width[x])), [x])])
         else:
             y = add(Softmax() if kind == "softmax" else Tanh(), [x])
         size = net.builder.types[y].shape[1]
