@@ -10,6 +10,7 @@ from onnx_conformance.suite import KINDS, Case, load_cases, run
 from cnnc.ir.location import CnncError
 
 QUICK = "test_squeezenet"  # of the networks
+_UPDATE = "cd tests && python -m onnx_conformance.update && python -m onnx_conformance.page"
 CASES = load_cases(*KINDS)
 SKIPS = Skips.load()
 
@@ -25,7 +26,11 @@ def _parameter(case: Case) -> object:
 def test_case(case: Case) -> None:
     skipped = SKIPS.entries(case)
     if not skipped:
-        run(case)
+        try:
+            run(case)
+        except CnncError as error:
+            error.add_note(f"if that is meant: {_UPDATE}")
+            raise
         return
     expected = AssertionError if case.id in SKIPS.differs else CnncError
     try:
@@ -33,7 +38,7 @@ def test_case(case: Case) -> None:
     except expected:
         return
     names = ", ".join(f"[{table}] {name}" for table, name in skipped)
-    pytest.fail(f"passes, but skips.toml lists it: {names}; see onnx_conformance/update.py")
+    pytest.fail(f"passes, but skips.toml lists it: {names}; {_UPDATE}")
 
 
 def test_the_page_of_operators_is_up_to_date() -> None:
@@ -44,4 +49,5 @@ def test_the_page_of_operators_is_up_to_date() -> None:
 
 
 def test_every_entry_is_used() -> None:
-    assert not SKIPS.unused(CASES)
+    unused = SKIPS.unused(CASES)
+    assert not unused, f"skips.toml lists {', '.join(unused)} in vain: {_UPDATE}"
