@@ -43,13 +43,11 @@ from cnnc.codegen.kernels.common import (
 )
 from cnnc.codegen.kernels.paired import (
     SPAN,
-    TRIPLE,
     PairedShape,
     emulate_pairs,
-    group_channels,
-    lane_signs,
-    pair_products,
-    scale_weights,
+    most_pixels,
+    pack_pairs,
+    pack_signs,
 )
 from cnnc.codegen.kernels.paired_loops import PairedLoops
 from cnnc.ir.kernel import NO_HALO, Halo, Kernel, Site
@@ -112,7 +110,7 @@ class PairedConv(Kernel):
         blocks = -(-out // target.lanes)
         strips, parts = -(-oh // self.tile[0]), blocks // self.depth
         tiles = sum(
-            down * across * self._tile_cycles(site, shape, height * width)
+            down * across * shape.tile_cycles(target, height * width)
             for _, height, down in pieces(oh, self.tile[0])
             for _, width, across in pieces(ow, self.tile[1])
         )
@@ -125,20 +123,6 @@ class PairedConv(Kernel):
         moved += source * (parts if source > target.l2_bytes // 2 else 1)
         # Prefetching hides half of the time that data takes from beyond L2.
         return work + 0.5 * moved / target.stream_bytes_per_cycle(target.l2_bytes + 1)
-
-    @staticmethod
-    def _tile_cycles(site: Site, shape: PairedShape, pixels: int) -> float:
-        target = site.target
-        # Single elements are loaded twice as fast as whole vectors.
-        triple = max(
-            2 * pixels / target.fma_per_cycle,
-            2 * pixels / target.spare_adds_per_cycle,
-            (3 + 3 * pixels / 2) / target.load_per_cycle,
-            8.0,
-        )
-        single = max(pixels / target.fma_per_cycle, (1 + pixels / 2) / target.load_per_cycle, 4.0)
-        steps = shape.channels // TRIPLE * triple + shape.channels % TRIPLE * single
-        return shape.taps * steps + 4 * pixels + 30
 
     def relative_error(self, site: Site, weight: Array) -> float:
         """Largest error against float64 on sample inputs, relative to the result's range.
@@ -157,7 +141,7 @@ class PairedConv(Kernel):
             wanted = np.einsum("ochw,pchw->op", sample.astype(np.float64), x.astype(np.float64))
             span = float(np.abs(wanted).max())
             if span:
-                found = emulate_pairs(sample, x, lanes)
+                found = emulate_pairs(sample[:, None], x, lanes)
                 errors.append(float(np.abs(found - wanted).max()) / span)
         return max(errors, default=0.0)
 
@@ -171,24 +155,11 @@ class PairedConv(Kernel):
         return pack_bias(array, lanes) if operand < len(own) else pack_extra(array, lanes)
 
     def pack_weight(self, weight: Array, lanes: int) -> Array:
-        """The signs of the lanes, then for each output-channel block: where its sums start, what
-        they are scaled by, and the weights in the order of their use."""
-        out, channels, kh, kw = weight.shape
-        padded = np.zeros((-(-out // lanes) * lanes, channels, kh, kw), np.float32)
+        """The signs of the lanes, then a panel for each output-channel block."""
+        out = len(weight)
+        padded = np.zeros((-(-out // lanes) * lanes, *weight.shape[1:]), np.float32)
         padded[:out] = weight
-        scaled, scale = scale_weights(padded)
-        groups, rest = group_channels(scaled, lanes)
-        count = len(padded) // lanes
-        panels = [-pair_products(groups), 1 / scale]
-        for group in groups:
-            signed = group.copy()
-            signed[:, :, 1] *= lane_signs(group.shape[3])[:, None, None]
-            # [block, its lane, group, which of three, lane, kh, kw]
-            order = signed.reshape(count, lanes, *group.shape[1:]).transpose(0, 2, 5, 6, 4, 3, 1)
-            panels.append(order)
-        panels.append(rest.reshape(count, lanes, *rest.shape[1:]).transpose(0, 3, 4, 2, 1))
-        body = np.concatenate([p.reshape(count, -1).astype(np.float32) for p in panels], axis=1)
-        return np.concatenate([lane_signs(2 * lanes), body.reshape(-1)])
+        return np.concatenate([pack_signs(lanes), pack_pairs(padded, lanes).reshape(-1)])
 
     # -- program -----------------------------------------------------------------------------
 
@@ -208,9 +179,8 @@ def _fits(site: Site) -> bool:
 
 
 def _tile(site: Site) -> tuple[int, int]:
-    """(rows, columns) that fill up to half the registers: LLVM keeps each sum in the register of a
-    factor, which leaves the others for moving sums about."""
+    """(rows, columns) of a register tile."""
     oh, ow = site.result.dims[2:]
-    most = site.target.registers // 2
+    most = most_pixels(site.target)
     columns = pieces(ow, most)[0][1]
     return pieces(oh, min(most // columns, oh))[0][1], columns

@@ -13,12 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import ClassVar
 
 import numpy as np
 
+from cnnc.codegen.kernels import winograd_pairs
 from cnnc.codegen.kernels.common import (
     Place,
     channel_counts,
@@ -35,17 +36,22 @@ from cnnc.codegen.kernels.common import (
     views,
     zero_halo,
 )
+from cnnc.codegen.kernels.paired import PairedShape, most_pixels
 from cnnc.codegen.kernels.winograd import MOST_POINTS, Grid, transform
+from cnnc.codegen.kernels.winograd_pairs import PairedProducts
 from cnnc.ir.kernel import NO_HALO, Halo, Kernel, Site
-from cnnc.ir.loops import Index, Program, ProgramBuilder, Value
+from cnnc.ir.loops import Index, Program, ProgramBuilder, Reduce, Value, apply, fma
 from cnnc.ir.op import Array
 from cnnc.ir.ops import Conv2d
+from cnnc.ir.target import Target
 from cnnc.ir.types import DType
 
 Combine = Callable[[ProgramBuilder, Sequence[Value]], list[Value]]
 
 MOST_POINTS_2D = 8  # along each axis
 TRANSFORM_CYCLES = 0.6  # for an instruction of the transforms, at one multiply-add a cycle
+
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +60,8 @@ class WinogradConv(Kernel):
 
     `block` tiles are transformed at a time; groups of `depth` output-channel blocks are computed
     together; `share` is how many parts the output channels are split into so that several threads
-    can work on few blocks (each part transforms the inputs anew).
+    can work on few blocks (each part transforms the inputs anew). `paired` multiplies in pairs of
+    products (see `winograd_pairs`).
     """
 
     name: ClassVar[str] = "winograd_conv"
@@ -63,6 +70,7 @@ class WinogradConv(Kernel):
     block: int
     depth: int
     share: int = 1
+    paired: bool = False
 
     @classmethod
     def candidates(cls, site: Site) -> Iterable[WinogradConv]:
@@ -77,7 +85,10 @@ class WinogradConv(Kernel):
             largest = tiles if halves or n > 1 else -(-tiles // 2)  # two threads find work
             for block in _block_sizes(site, grid_of(site, tile).points, largest, depth):
                 few = -(-tiles // block) * n < 4 and halves
-                yield cls(tile=tile, block=block, depth=depth, share=2 if few else 1)
+                kernel = cls(tile=tile, block=block, depth=depth, share=2 if few else 1)
+                yield kernel
+                if site.target.spare_adds_per_cycle:
+                    yield replace(kernel, depth=1, paired=True)
 
     def blocks(self, site: Site) -> tuple[tuple[int, ...], int]:
         own, _ = split(site)
@@ -110,28 +121,54 @@ class WinogradConv(Kernel):
         tiles = -(-oh // self.tile[0]) * -(-ow // self.tile[1])
         products = 0.0
         for _, size, count in pieces(tiles, self.block):
-            for _, width, times in pieces(size, _columns(self.depth, target.registers)):
-                work = self.depth * width / target.fma_per_cycle
-                loads = (self.depth + width) / target.load_per_cycle
-                step = max(work, loads, 4.0)
-                products += count * times * (channels * step + 2 * self.depth * width + 10)
+            for _, width, times in pieces(size, self.columns(target)):
+                products += count * times * self._tile_cycles(target, channels, width)
         products *= grid.points * out_blocks / self.depth
-        inputs = _input_work(grid) * tiles * in_blocks * self.share
-        outputs = _output_work(grid) * tiles * out_blocks
+        inputs = grid.input_work * in_blocks
+        if self.paired:
+            inputs += winograd_pairs.input_work(grid, in_blocks)
+        inputs *= tiles * self.share
+        outputs = grid.output_work * tiles * out_blocks
         weights = 4.0 * grid.points * channels * out_blocks * target.lanes
-        # In a network the weights are in memory at first.
-        again = (-(-tiles // self.block) - 1) / target.stream_bytes_per_cycle(weights)
-        streamed = weights * (1 / target.memory_bytes_per_cycle + again)
         moved = 0.5 * 4.0 * (site.operands[0].elements / images + site.result.elements / images)
         beyond = target.stream_bytes_per_cycle(target.l2_bytes + 1)
         transforms = TRANSFORM_CYCLES * (inputs + outputs) / target.fma_per_cycle
-        # Prefetching hides most of the shorter of the two behind the longer.
-        both = max(products, streamed) + 0.25 * min(products, streamed)
-        work = both + transforms + moved / beyond
+        passes = -(-tiles // self.block)
+        work = self._streamed(target, products, weights, passes) + transforms + moved / beyond
         return images * work + epilogue_cycles(site, site.target.lanes)
 
+    def _streamed(self, target: Target, products: float, weights: float, passes: int) -> float:
+        """Cycles of the product stage with its weights (bytes), which are read in every pass."""
+        # In a network the weights are in memory at first.
+        first = weights / target.memory_bytes_per_cycle
+        again = weights * (passes - 1) / target.stream_bytes_per_cycle(weights)
+        if weights > target.l3_bytes // 2:  # which is shared
+            first, again = first + again, 0.0
+        # Prefetching hides most of the shorter of the two behind the longer, but pairs leave the
+        # processor less room to run ahead: they wait for memory.
+        waited, hidden = (first, again) if self.paired else (0.0, first + again)
+        return waited + max(products, hidden) + 0.25 * min(products, hidden)
+
+    def _tile_cycles(self, target: Target, channels: int, width: int) -> float:
+        """Cycles of a register tile of the product stage."""
+        if self.paired:
+            return PairedShape(channels, target.lanes).tile_cycles(target, width)
+        work = self.depth * width / target.fma_per_cycle
+        loads = (self.depth + width) / target.load_per_cycle
+        return channels * max(work, loads, 4.0) + 2 * self.depth * width + 10
+
+    def columns(self, target: Target) -> int:
+        """How many tiles the product stage takes at a time."""
+        if self.paired:
+            return most_pixels(target)
+        # As many as fit in the registers beside `depth` weight vectors and an element of V.
+        return (target.registers - 1) // self.depth - 1
+
     def relative_error(self, site: Site, weight: Array) -> float:
-        return grid_of(site, self.tile).relative_error(weight)
+        grid = grid_of(site, self.tile)
+        if self.paired:
+            return winograd_pairs.relative_error(grid, weight, site.target.lanes)
+        return grid.relative_error(weight)
 
     # -- weights -----------------------------------------------------------------------------
 
@@ -145,9 +182,14 @@ class WinogradConv(Kernel):
         return pack_extra(array, lanes)
 
     def pack_weight(self, site: Site, weight: Array) -> Array:
-        """[group][point][channel][block][lane], a group being `depth` output-channel blocks."""
+        """[group][point][channel][block][lane], a group being `depth` output-channel blocks.
+
+        In pairs: the signs of the lanes, then [block][point] panels.
+        """
         out, channels, kh, kw = weight.shape
         lanes, grid = site.target.lanes, grid_of(site, self.tile)
+        if self.paired:
+            return winograd_pairs.pack_points(grid, weight, lanes)
         group = self.depth * lanes
         groups = -(-out // group)
         packed = np.empty((groups, grid.points, channels, self.depth, lanes), np.float32)
@@ -228,27 +270,6 @@ def _block_sizes(site: Site, points: int, tiles: int, depth: int) -> set[int]:
     return {pieces(tiles, size)[0][1] for size in sizes if size <= 2 * most}
 
 
-def _input_work(grid: Grid) -> float:
-    """Instructions that transform one tile of one channel block."""
-    rows, columns = grid.rows, grid.columns
-    down = rows.input_work + rows.span + 2 * rows.n
-    across = columns.input_work + columns.span + 2 * columns.n
-    return (columns.span * down if rows.n > 1 else 0) + (rows.n * across if columns.n > 1 else 0)
-
-
-def _output_work(grid: Grid) -> float:
-    """Instructions that transform one tile of one block of output channels back."""
-    rows, columns = grid.rows, grid.columns
-    down = rows.output_work + rows.n + 2 * rows.m
-    across = columns.output_work + columns.n + 2 * columns.m
-    return (columns.n * down if rows.n > 1 else 0) + (rows.m * across if columns.n > 1 else 0)
-
-
-def _columns(depth: int, registers: int) -> int:
-    """How many tiles fit in the registers beside `depth` weight vectors."""
-    return max(c for c in range(1, registers) if depth * c + depth + 1 <= registers)
-
-
 class _Writer:
     """Writes the three stages; holds what they share."""
 
@@ -267,12 +288,18 @@ class _Writer:
         self.groups = -(-out // (self.lanes * kernel.depth))
         self.across = -(-self.ow // kernel.tile[1])
         self.tiles = -(-self.oh // kernel.tile[0]) * self.across
-        block = kernel.block
+        self.block = block = kernel.block
         # V: [point][channel block][tile][lane]; products: [point][block of the group][tile][lane].
-        self.v_point = self.in_blocks * block * self.lanes
-        self.product_point = kernel.depth * block * self.lanes
+        # From point to point an odd number of vectors: the points of a tile, which are stored and
+        # loaded together, then lie in different sets of the cache.
+        self.v_point = (self.in_blocks * block | 1) * self.lanes
+        self.product_point = (kernel.depth * block | 1) * self.lanes
         self.v = p.scratch("v", grid.points * self.v_point)
         self.products = p.scratch("products", grid.points * self.product_point)
+        self.pairs = None
+        if kernel.paired:
+            shape, weight = PairedShape(self.channels, lanes), self.weight.buffer
+            self.pairs = PairedProducts(p, grid, shape, block, site.target, self.v, weight)
         self.half = p.scratch("half", grid.rows.n * max(grid.columns.n, grid.columns.span) * lanes)
 
     def write(self) -> Program:
@@ -296,39 +323,74 @@ class _Writer:
         zero_halo(p, self.y)
         return p.finish()
 
+    def measure(self, pairs: PairedProducts, image: Index, first: Index, size: int) -> None:
+        """Finds the largest finite input of each tile of the block."""
+        p, lanes = self.p, self.lanes
+        rows, columns = self.grid.rows, self.grid.columns
+        with p.loop("k", 0, size) as k:
+            top, left = self.corner(first + k)
+            peaks = p.tile("peak", (columns.span,), lanes)
+            for block, count, channels in channel_counts(self.channels, lanes):
+                with p.loop("c", 0, count) as c, p.loop("i", 0, rows.span) as i:
+                    for j in range(columns.span):
+                        at = self.x.at(image, block + c, top + i, left + j)
+                        loaded = p.load(self.x.buffer, at, lanes, count=channels)
+                        size_of = p.bind("size", apply("abs", loaded))
+                        finite = apply("less_equal", size_of, _LARGEST, size_of, 0.0)
+                        p.set(peaks[j], apply("max", finite, peaks[j]))
+            peak: Value = peaks[0]
+            for j in range(1, columns.span):
+                peak = apply("max", peak, peaks[j])
+            pairs.set_scale(k, Reduce(1, "maximum", peak))
+
+    def corner(self, tile: Index) -> tuple[Index, Index]:
+        """The row and the column of the input where a tile starts."""
+        p, down, across = self.p, self.grid.rows.step, self.grid.columns.step
+        tile = p.let("at", tile)
+        top = p.let("top", tile // self.across * down - self.op.pad[0])
+        return top, p.let("left", tile % self.across * across - self.op.pad[1])
+
     def transform_inputs(self, image: Index, first: Index, size: int) -> None:
         """V = B' d B for every channel block and tile of the block."""
         p, lanes = self.p, self.lanes
         rows, columns = self.grid.rows, self.grid.columns
+        if self.pairs is not None:
+            self.measure(self.pairs, image, first, size)
         with p.loop("c", 0, self.in_blocks) as c, p.loop("k", 0, size) as k:
-            tile = p.let("at", first + k)
-            top = p.let("top", tile // self.across * rows.step - self.op.pad[0])
-            left = p.let("left", tile % self.across * columns.step - self.op.pad[1])
+            top, left = self.corner(first + k)
+            scale = None if self.pairs is None else self.pairs.scale(k)
 
             def source(i: Place, j: Place) -> Value:
-                return p.load(self.x.buffer, self.x.at(image, c, top + i, left + j), lanes)
+                value = p.load(self.x.buffer, self.x.at(image, c, top + i, left + j), lanes)
+                return value if scale is None else value * scale
 
             def result(i: Place, j: Place, value: Value) -> None:
                 point = i * columns.n + j
-                p.store(self.v, point * self.v_point + (c * size + k) * lanes, value)
+                p.store(self.v, point * self.v_point + (c * self.block + k) * lanes, value)
 
             self.both(
                 rows.inputs, columns.inputs, (rows.span, columns.span), rows.n, source, result
             )
+        if self.pairs is not None:
+            self.pairs.sum_up(size)
 
     def multiply(self, group: Index, size: int) -> None:
         """products[point] = U[point] V[point] for one group of output-channel blocks."""
+        if self.pairs is not None:
+            self.pairs.multiply(self.products, group, size)
+            return
         p, lanes, depth = self.p, self.lanes, self.kernel.depth
         panel = self.channels * depth * lanes
         with p.loop("point", 0, self.grid.points) as point:
             weights = p.let("weights", (group * self.grid.points + point) * panel)
-            for start, width, times in pieces(size, _columns(depth, self.site.target.registers)):
+            for start, width, times in pieces(size, self.kernel.columns(self.site.target)):
                 with p.loop("q", 0, times) as q:
                     acc = p.tile("acc", (depth, 1, width), lanes)
                     column = p.let("column", q * width + start)
                     for first, count, channels in channel_counts(self.channels, lanes):
                         with p.loop("c", 0, count) as c:
-                            origin = point * self.v_point + ((first + c) * size + column) * lanes
+                            place = (first + c) * self.block + column
+                            origin = point * self.v_point + place * lanes
                             packed = weights + (first + c) * (lanes * depth * lanes)
                             with p.unroll("k", channels) as k:
                                 multiply_add(
@@ -341,7 +403,7 @@ class _Writer:
                                     (0, lanes),
                                 )
                     with p.unroll("b", depth) as b, p.unroll("r", width) as r:
-                        at = point * self.product_point + (b * size + column + r) * lanes
+                        at = point * self.product_point + (b * self.block + column + r) * lanes
                         p.store(self.products, at, acc[b, 0, r])
 
     def transform_products(self, image: Index, group: Index, first: Index, size: int) -> None:
@@ -357,13 +419,18 @@ class _Writer:
             if self.bias is not None:
                 bias = p.bind("bias", p.load(self.bias.buffer, out_block * lanes, lanes))
 
+            unscale = None if self.pairs is None else self.pairs.unscale(k)
+
             def source(i: Place, j: Place) -> Value:
                 point = i * columns.n + j
-                at = point * self.product_point + (b * size + k) * lanes
+                at = point * self.product_point + (b * self.block + k) * lanes
                 return p.load(self.products, at, lanes)
 
             def result(i: Place, j: Place, value: Value) -> None:
-                value = value + bias if bias is not None else value
+                if unscale is not None:
+                    value = value * unscale if bias is None else fma(value, unscale, bias)
+                elif bias is not None:
+                    value = value + bias
                 # Only the last tiles reach beyond the result.
                 with self.inside(top, i, self.oh, rows.m), self.inside(left, j, self.ow, columns.m):
                     self.store(value, image, out_block, top + i, left + j)

@@ -1,4 +1,5 @@
-"""Products in pairs: which products are pairs, and what they sum up to; see `conv_paired`."""
+"""Products in pairs: which products are pairs, how weights are packed for them, and what they sum
+up to; see `conv_paired`."""
 
 from __future__ import annotations
 
@@ -8,9 +9,16 @@ import numpy as np
 
 from cnnc.ir.kernel import Site
 from cnnc.ir.op import Array
+from cnnc.ir.target import Target
 
 TRIPLE = 3  # runs of input channels: two in pairs, one on its own
 SPAN = 32.0  # how far from 1 the size of inputs may be that are taken in pairs
+
+
+def most_pixels(target: Target) -> int:
+    """How many pixels a register tile has: they fill half the registers. LLVM keeps each sum in the
+    register of a factor, which leaves the others for moving sums about."""
+    return target.registers // 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,12 +27,12 @@ class PairedShape:
 
     channels: int
     lanes: int
-    kh: int
-    kw: int
+    kh: int = 1
+    kw: int = 1
 
     @staticmethod
     def of(site: Site) -> PairedShape:
-        """Those of the convolution at the site."""
+        """Those of a convolution's windows."""
         _, channels, kh, kw = site.operands[1].dims
         return PairedShape(channels, site.target.lanes, kh, kw)
 
@@ -48,60 +56,112 @@ class PairedShape:
         """Elements of the packed weights of one output-channel block."""
         return (2 + self.channels * self.taps) * self.lanes
 
+    @property
+    def header(self) -> int:
+        """Elements of the packed weights before the first panel."""
+        return 2 * self.lanes
+
+    def tile_cycles(self, target: Target, pixels: int) -> float:
+        """Predicted cycles of a register tile of that many pixels, with all its sums."""
+        # Single elements are loaded twice as fast as whole vectors.
+        triple = max(
+            2 * pixels / target.fma_per_cycle,
+            2 * pixels / target.spare_adds_per_cycle,
+            (3 + 3 * pixels / 2) / target.load_per_cycle,
+            8.0,
+        )
+        single = max(pixels / target.fma_per_cycle, (1 + pixels / 2) / target.load_per_cycle, 4.0)
+        steps = self.channels // TRIPLE * triple + self.channels % TRIPLE * single
+        return self.taps * steps + 4 * pixels + 30
+
+
+# -- weights -------------------------------------------------------------------------------------
+
+
+def pack_signs(lanes: int) -> Array:
+    """What packed weights start with: the signs of the lanes, twice."""
+    return lane_signs(2 * lanes)
+
+
+def pack_pairs(weight: Array, lanes: int, size: Array | float = 1.0) -> Array:
+    """[OC, C, kh, kw] as [output-channel block, PairedShape.panel], OC being whole blocks.
+
+    A panel is: where the sums start, what they are scaled by, and the weights in the order of their
+    use. `size` is the inputs' for each output channel, in the sense of the root mean square.
+    """
+    out, _, kh, kw = weight.shape
+    count = out // lanes
+    scaled, unscale = scale_weights(weight, size)
+    groups, rest = group_channels(scaled, lanes)
+    panels = [-pair_products(groups), unscale]
+    for group in groups:
+        signed = group.copy()
+        signed[:, :, 1] *= lane_signs(group.shape[3])[:, None, None]
+        # [block, its lane, group, which of three, lane, kh, kw]
+        order = signed.reshape(count, lanes, *group.shape[1:]).transpose(0, 2, 5, 6, 4, 3, 1)
+        panels.append(order)
+    panels.append(rest.reshape(count, lanes, *rest.shape[1:]).transpose(0, 3, 4, 2, 1))
+    return np.concatenate([p.reshape(count, -1).astype(np.float32) for p in panels], axis=1)
+
+
+def emulate_pairs(weight: Array, x: Array, lanes: int, size: Array | float = 1.0) -> Array:
+    """The kernel's sums of weight * x over the last three axes, [..., C, kh, kw].
+
+    The axes before are broadcast; `size` is as in `pack_pairs`.
+    """
+    scaled, unscale = scale_weights(weight, size)
+    weights, last_weights = group_channels(scaled, lanes)
+    inputs, last_inputs = group_channels(x, lanes)
+    starts = (-pair_products(weights) - pair_products(inputs)).astype(np.float32)
+    terms = [starts[..., None]]
+    for w, i in zip(weights, inputs, strict=True):
+        w0, w1, w2 = np.moveaxis(w, -4, 0)
+        x0, x1, x2 = np.moveaxis(i, -4, 0)
+        sign = lane_signs(w.shape[-3])[:, None, None]
+        pairs = (w0 + sign * x1) * (sign * w1 + x0)
+        terms.append(np.stack([pairs, w2 * x2], -1).reshape(*starts.shape, -1))
+    terms.append((last_weights * last_inputs).reshape(*starts.shape, -1))
+    # As the kernel sums up: one term after the other, in float32.
+    sums = np.cumsum(np.concatenate(terms, -1), axis=-1)
+    found: Array = sums[..., -1] * unscale
+    return found
+
 
 def lane_signs(count: int) -> Array:
     """+1 and -1 in turn: the sign with which a lane's pairs are taken."""
     return np.resize(np.array([1, -1], np.float32), count)
 
 
-def scale_weights(weight: Array) -> tuple[Array, Array]:
-    """(each output channel's weights scaled to a size of about 1, the powers of two)."""
-    size = np.sqrt(np.square(weight.astype(np.float64)).mean((1, 2, 3)))
+def scale_weights(weight: Array, wanted: Array | float) -> tuple[Array, Array]:
+    """(each output channel's weights scaled to about that size by powers of two, what scales their
+    sums back). If they are all zero that is zero, so that no rounding errors are left."""
+    size = np.sqrt(np.square(weight.astype(np.float64)).mean((-3, -2, -1))) / wanted
     exponent = np.log2(size, out=np.zeros_like(size), where=np.isfinite(size) & (size > 0))
     scale = np.exp2(np.clip(-np.round(exponent), -100, 100)).astype(np.float32)
-    return weight * scale[:, None, None, None], scale
+    scaled = (weight * scale[..., None, None, None]).astype(np.float32)
+    return scaled, np.where(size == 0, np.float32(0), 1 / scale)
 
 
 def group_channels(array: Array, lanes: int) -> tuple[list[Array], Array]:
-    """[N, C, kh, kw] as groups of three runs of channels, [N, group, 3, lane, kh, kw] for each
-    length of runs, and the channels that are left over, [N, channel, kh, kw]."""
-    n, channels, kh, kw = array.shape
+    """[..., C, kh, kw] as groups of three runs of channels, [..., group, 3, lane, kh, kw] for each
+    length of runs, and the channels that are left over, [..., channel, kh, kw]."""
+    *leading, channels, kh, kw = array.shape
     shape = PairedShape(channels, lanes, kh, kw)
     found, start = list[Array](), 0
     for count, length in ((shape.triples, lanes), (1, shape.third)):
         size = count * TRIPLE * length
         if size:
-            run = array[:, start : start + size]
-            found.append(run.reshape(n, count, TRIPLE, length, kh, kw))
+            run = array[..., start : start + size, :, :]
+            found.append(run.reshape(*leading, count, TRIPLE, length, kh, kw))
         start += size
-    return found, array[:, start:]
+    return found, array[..., start:, :, :]
 
 
 def pair_products(groups: list[Array]) -> Array:
-    """The sum over all pairs, with their signs, of what `group_channels` gives: [N]."""
-    total = np.zeros(len(groups[0]))
+    """The sum over all pairs, with their signs, of what `group_channels` gives: [...]."""
+    total = np.zeros(groups[0].shape[:-5])
     for group in groups:
-        product = group[:, :, 0].astype(np.float64) * group[:, :, 1]
-        total += np.einsum("ntlhw,l->n", product, lane_signs(product.shape[2]).astype(np.float64))
+        one, other = group[..., 0, :, :, :].astype(np.float64), group[..., 1, :, :, :]
+        signs = lane_signs(group.shape[-3]).astype(np.float64)
+        total += np.einsum("...tlhw,l->...", one * other, signs)
     return total
-
-
-def emulate_pairs(weight: Array, x: Array, lanes: int) -> Array:
-    """What the kernel makes of windows [P, C, kh, kw] and weights [OC, C, kh, kw]: [OC, P]."""
-    scaled, scale = scale_weights(weight)
-    weights, last_weights = group_channels(scaled, lanes)
-    inputs, last_inputs = group_channels(x, lanes)
-    starts = -pair_products(weights)[:, None] - pair_products(inputs)
-    terms = [starts.astype(np.float32)[..., None]]
-    for w, i in zip(weights, inputs, strict=True):
-        w0, w1, w2 = np.moveaxis(w, 2, 0)[:, :, None]
-        x0, x1, x2 = np.moveaxis(i, 2, 0)[:, None]
-        sign = lane_signs(w.shape[3])[:, None, None]
-        pairs = (w0 + sign * x1) * (sign * w1 + x0)
-        terms.append(np.stack([pairs, w2 * x2], -1).reshape(len(weight), len(x), -1))
-    rest = last_weights[:, None] * last_inputs[None]
-    terms.append(rest.reshape(len(weight), len(x), -1))
-    # As the kernel sums up: one term after the other, in float32.
-    sums = np.cumsum(np.concatenate(terms, 2), axis=2)
-    found: Array = sums[..., -1] / scale[:, None]
-    return found

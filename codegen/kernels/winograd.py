@@ -8,7 +8,7 @@ every s-th tap: s correlations of stride 1 (phases), whose results are added.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Any
@@ -192,29 +192,63 @@ class Grid:
         """Products for a tile and a pair of channels."""
         return self.rows.n * self.columns.n
 
+    @property
+    def input_work(self) -> float:
+        """Instructions that transform one tile of one channel block."""
+        rows, columns = self.rows, self.columns
+        down = rows.input_work + rows.span + 2 * rows.n
+        across = columns.input_work + columns.span + 2 * columns.n
+        first = columns.span * down if rows.n > 1 else 0
+        return first + (rows.n * across if columns.n > 1 else 0)
+
+    @property
+    def output_work(self) -> float:
+        """Instructions that transform one tile of one block of output channels back."""
+        rows, columns = self.rows, self.columns
+        down = rows.output_work + rows.n + 2 * rows.m
+        across = columns.output_work + columns.n + 2 * columns.m
+        first = columns.n * down if rows.n > 1 else 0
+        return first + (rows.m * across if columns.n > 1 else 0)
+
+    @property
+    def sizes(self) -> Array:
+        """For each point the size (root of the mean square) to which inputs of size 1 come."""
+        rows, columns = (np.square(t.input).sum(1) ** 0.5 for t in (self.rows, self.columns))
+        result: Array = np.kron(rows, columns)
+        return result
+
     def weights(self, weight: Array) -> Array:
         """G g G', computed in float64, for float32: [kh, kw, ...] -> [points, ...]."""
         both = np.kron(self.rows.weight, self.columns.weight)  # [points, kh * kw]
         flat = weight.reshape(both.shape[1], -1).astype(np.float64)
         return _product(both, flat, np.float32).reshape(-1, *weight.shape[2:])
 
-    def relative_error(self, weight: Array) -> float:
+    def relative_error(
+        self,
+        weight: Array,
+        multiply: Callable[[Array, Array], Array] = np.matmul,
+        channels: int = 16,
+    ) -> float:
         """Largest error against float64 on sample inputs, relative to the result's range.
 
         The sample is some tiles of seeded noise, half of them cut off at zero as after a relu, and
-        some of the output channels.
+        about `channels` of the output channels.
+
+        Args:
+            weight: [OC, IC, kh, kw].
+            multiply: the product stage: [points, OC, IC] x [points, IC, tiles].
         """
         rows, columns = self.rows, self.columns
         rng = np.random.default_rng(0)
-        sample = weight[:: max(len(weight) // 16, 1)]
-        tiles, (out, channels) = 8, sample.shape[:2]
-        d = rng.standard_normal((tiles, channels, rows.span, columns.span))
+        sample = weight[:: max(len(weight) // channels, 1)]
+        tiles, (out, depth) = 8, sample.shape[:2]
+        d = rng.standard_normal((tiles, depth, rows.span, columns.span))
         d[tiles // 2 :] = np.maximum(d[tiles // 2 :], 0)
         d = d.astype(np.float32)
         u = self.weights(sample.transpose(2, 3, 0, 1))
         down, across = rows.input.astype(np.float32), columns.input.astype(np.float32)
-        v = (down @ d @ across.T).reshape(tiles, channels, -1)
-        products = np.matmul(u, v.transpose(2, 1, 0))  # [points, OC, tiles]
+        v = (down @ d @ across.T).reshape(tiles, depth, -1)
+        products = multiply(u, v.transpose(2, 1, 0))  # [points, OC, tiles]
         grid = products.transpose(1, 2, 0).reshape(out, tiles, rows.n, columns.n)
         got = rows.output.astype(np.float32) @ grid @ columns.output.astype(np.float32).T
         windows = sliding_window_view(d.astype(np.float64), (rows.r, columns.r), (2, 3))

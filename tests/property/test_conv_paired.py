@@ -147,8 +147,10 @@ def test_infinite_inputs_give_what_the_definition_gives(special: float) -> None:
 
 def test_a_layer_of_zeros_is_exact() -> None:
     w = np.zeros((3, BLOCKS, 1, 1), np.float32)
-    site = layer(Conv2d(), numbers(1, 1, BLOCKS, 2, 2), w)
+    x = numbers(1, 1, BLOCKS, 2, 2)
+    site = layer(Conv2d(), x, w)
     assert only(site).relative_error(site, w) == 0.0
+    assert not run_native(only(site), site, [x, w]).any()
 
 
 def test_it_needs_units_that_add_and_a_block_of_channels() -> None:

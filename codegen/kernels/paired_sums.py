@@ -1,0 +1,185 @@
+"""Sums of products in pairs as loops, over windows of any tensor; see `conv_paired`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from cnnc.codegen.kernels.common import View, multiply_add
+from cnnc.codegen.kernels.paired import TRIPLE, PairedShape
+from cnnc.ir.loops import Index, ProgramBuilder, Reduce, TileRef, Value, fma
+
+UNROLLED = 4  # lanes of three blocks side by side in the code; even, as signs alternate
+SUMMED = 8  # pixels side by side while inputs are multiplied with each other
+
+
+@dataclass(frozen=True, slots=True)
+class PairedSums:
+    """Writes sums over windows of x and packed weights.
+
+    `pitches` is the distance between the windows of neighbouring pixels, down and across; a window
+    is given by its image, row and column, which may lie in the halo.
+    """
+
+    p: ProgramBuilder
+    shape: PairedShape
+    x: View
+    weight: str
+    pitches: tuple[int, int]
+    dilation: tuple[int, int] = (1, 1)
+
+    def sum_inputs(
+        self, window: tuple[Index, Index, Index], width: int, squares: TileRef | None = None
+    ) -> list[Value]:
+        """For `width` neighbouring pixels the products of the window's paired inputs, summed.
+
+        `squares` gets the squares of these inputs added.
+        """
+        p, shape = self.p, self.shape
+        signs = p.bind("signs", p.load(self.weight, 0, shape.lanes))
+        total = p.tile("total", (width,), shape.lanes)
+        with p.loop("c", 0, shape.triples) as c:
+            with p.loop("i", 0, shape.kh) as i, p.loop("k", 0, shape.kw) as k:
+                at = self.origin(c * TRIPLE, window, i, k)
+                self._multiply_inputs((at, at + self.x.pitch(1)), total, squares)
+        with p.unroll("q", width) as q:
+            p.set(total[q], total[q] * signs)
+        self._sum_rest(total, squares, window)
+        return [Reduce(1, "add", total[q]) for q in range(width)]
+
+    def _sum_rest(
+        self, total: TileRef, squares: TileRef | None, window: tuple[Index, Index, Index]
+    ) -> None:
+        """Adds, lane by lane, the products of the pairs behind the triples of blocks."""
+        p, lanes, third = self.p, self.shape.lanes, self.shape.third
+        # The second run may reach into the next block.
+        inside = min(third, lanes - third)
+        for lane, count in ((0, inside), (inside, third - inside)):
+            if not count:
+                continue
+            signs = p.bind("signs", p.load(self.weight, lane % 2, lanes))
+            with p.loop("i", 0, self.shape.kh) as i, p.loop("k", 0, self.shape.kw) as k:
+                sources = self.rest(lane, window, i, k), self.rest(third + lane, window, i, k)
+                self._multiply_inputs(sources, total, squares, count, signs)
+
+    def _multiply_inputs(
+        self,
+        sources: tuple[Index, Index],
+        total: TileRef,
+        squares: TileRef | None,
+        count: int = 0,
+        signs: Value | None = None,
+    ) -> None:
+        """Adds the products of paired inputs for the pixels of `total`.
+
+        `sources` are the first pixel's; `count` is how many lanes hold pairs, 0 for all.
+        """
+        p, across = self.p, self.pitches[1]
+        with p.unroll("q", total.shape[0]) as q:
+            one, other = (
+                p.bind("x", p.load(self.x.buffer, at + q * across, self.shape.lanes, count=count))
+                for at in sources
+            )
+            p.set(total[q], fma(one if signs is None else one * signs, other, total[q]))
+            if squares is not None:
+                p.set(squares[q], fma(one, one, fma(other, other, squares[q])))
+
+    def accumulate(
+        self,
+        acc: TileRef,
+        window: tuple[Index, Index, Index],
+        packed: Index,
+        ahead: Index | None = None,
+        asked: int = 1,
+        paired: bool = True,
+    ) -> None:
+        """Adds all input channels and taps to the tile acc[0, row, column].
+
+        `packed` is where the weights are, behind the panel's first two vectors. With each triple
+        as many vectors as `asked` says are asked for, from `ahead` on, which will be used later.
+        Not `paired`: by plain products.
+        """
+        p, shape, lanes = self.p, self.shape, self.shape.lanes
+        step = TRIPLE * lanes  # weights of a lane of a triple
+        triple = self._triple if paired else self._plain_triple
+        unrolled = UNROLLED if paired else 2  # what is rarely run is kept short
+        with p.loop("c", 0, shape.triples) as c:
+            with p.loop("i", 0, shape.kh) as i, p.loop("k", 0, shape.kw) as k:
+                tap = (c * shape.kh + i) * shape.kw + k
+                origin = self.origin(c * TRIPLE, window, i, k)
+                with p.loop("s", 0, lanes // unrolled) as s:
+                    lane = p.let("lane", origin + s * unrolled)
+                    first = tap * lanes + s * unrolled
+                    weights = p.let("weights", packed + first * step)
+                    there = None if ahead is None else p.let("there", ahead + first * asked * lanes)
+                    for u in range(unrolled):
+                        if there is not None:
+                            for v in range(asked):
+                                p.prefetch(self.weight, there + (u * asked + v) * lanes)
+                        sources = [lane + u + run * self.x.pitch(1) for run in range(TRIPLE)]
+                        triple(acc, weights + u * step, sources, u % 2 == 1)
+        behind = packed + shape.triples * shape.taps * lanes * step
+        self._accumulate_rest(acc, window, behind, triple)
+
+    def _accumulate_rest(
+        self,
+        acc: TileRef,
+        window: tuple[Index, Index, Index],
+        packed: Index,
+        triple: Callable[[TileRef, Index, Sequence[Index], bool], None],
+    ) -> None:
+        """The channels behind the triples of blocks into the tile."""
+        p, shape, lanes = self.p, self.shape, self.shape.lanes
+        third, singles = shape.third, shape.channels % TRIPLE
+        with p.loop("i", 0, shape.kh) as i, p.loop("k", 0, shape.kw) as k:
+            tap = i * shape.kw + k
+            for u in range(third):
+                at = packed + (tap * third + u) * (TRIPLE * lanes)
+                sources = [self.rest(run * third + u, window, i, k) for run in range(TRIPLE)]
+                triple(acc, at, sources, u % 2 == 1)
+            behind = packed + shape.taps * third * (TRIPLE * lanes)
+            for u in range(singles):
+                at = behind + (tap * singles + u) * lanes
+                self._single(acc, at, self.rest(TRIPLE * third + u, window, i, k))
+
+    def rest(self, channel: int, window: tuple[Index, Index, Index], i: Index, k: Index) -> Index:
+        """Where a channel, counted from behind the triples of blocks, lies under a tap."""
+        block, lane = divmod(channel, self.shape.lanes)
+        block += self.shape.triples * TRIPLE
+        return self.origin(Index.of(block), window, i, k) + lane
+
+    def origin(self, block: Index, window: tuple[Index, Index, Index], i: Index, k: Index) -> Index:
+        """Where a block of input channels lies under a tap of the tile's first pixel."""
+        image, row, column = window
+        return self.x.at(image, block, row + i * self.dilation[0], column + k * self.dilation[1])
+
+    def _triple(self, acc: TileRef, packed: Index, sources: Sequence[Index], minus: bool) -> None:
+        """Three channels into the tile: two as a pair, taken with the opposite sign if `minus`:
+        (w0 - x1) * (x0 - w1), with -w1 for a weight."""
+        p, lanes = self.p, self.shape.lanes
+        (down, across), buffer = self.pitches, self.x.buffer
+        w0, w1 = (p.bind("w", p.load(self.weight, packed + b * lanes, lanes)) for b in range(2))
+        # Each element is loaded where it is used: as an operand in memory it takes no register.
+        with p.unroll("r", acc.shape[1]) as r, p.unroll("q", acc.shape[2]) as q:
+            pixel = r * down + q * across
+            x0, x1 = (p.load(buffer, at + pixel, lanes, stride=0) for at in sources[:2])
+            left = w0 - x1 if minus else w0 + x1
+            p.set(acc[0, r, q], fma(left, w1 + x0, acc[0, r, q]))
+        self._single(acc, packed + 2 * lanes, sources[2])
+
+    def _single(self, acc: TileRef, packed: Index, source: Index) -> None:
+        """One channel into the tile."""
+        multiply_add(self.p, acc, self.weight, packed, self.x.buffer, source, self.pitches)
+
+    def _plain_triple(
+        self, acc: TileRef, packed: Index, sources: Sequence[Index], minus: bool
+    ) -> None:
+        """Three channels into the tile, as the definition has it."""
+        p, lanes = self.p, self.shape.lanes
+        down, across = self.pitches
+        for b, source in enumerate(sources):
+            weight = p.load(self.weight, packed + b * lanes, lanes)
+            w = p.bind("w", -weight if minus and b == 1 else weight)
+            with p.unroll("r", acc.shape[1]) as r, p.unroll("q", acc.shape[2]) as q:
+                x = p.load(self.x.buffer, source + (r * down + q * across), lanes, stride=0)
+                p.set(acc[0, r, q], fma(w, x, acc[0, r, q]))
