@@ -91,6 +91,7 @@ def _data(report: Report, result: Result, layers: tuple[Layer, ...]) -> dict[str
         "speed_up": result.speed_up,
         "gflops": result.gflops,
         "peak_fraction": result.peak_fraction,
+        "batch_ratio": result.batch_ratio,
         "is_right": result.is_right,
         "is_disturbed": result.is_disturbed,
     }
@@ -125,6 +126,11 @@ def _show(report: Report, result: Result, layers: tuple[Layer, ...]) -> None:
         f"rate      {result.gflops:>10.1f} GFLOP/s, {100 * result.peak_fraction:.0f} % of the "
         f"{result.peak_gflops:.0f} GFLOP/s that {_count(result.threads, 'core')} can reach"
     )
+    if result.batch_ratio is not None:
+        click.echo(
+            f"batch     {result.batch_ratio:>10.2f} of the time of {result.batch} calls with one "
+            "image, which took turns"
+        )
     click.echo(
         f"error     {result.max_abs_error:>10.1e} absolute, "
         f"{result.max_rel_error:.1e} of the output's range"

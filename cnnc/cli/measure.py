@@ -51,6 +51,16 @@ class Result:
     max_abs_error: float
     max_rel_error: float  # of the output's range
     foreign_cores: float | None  # taken by other processes during the runs, if known
+    alone_seconds: float | None = None  # one image, where there are several
+
+    @property
+    def batch_ratio(self) -> float | None:
+        """The time of the batch by that of as many calls with one image."""
+        return (
+            None
+            if self.alone_seconds is None
+            else (self.native_seconds / self.batch / self.alone_seconds)
+        )
 
     @property
     def is_disturbed(self) -> bool:
@@ -111,7 +121,8 @@ def measure(graph: Graph, model: CompiledModel, batch: int, repeats: int) -> Res
     del wanted
     rounds = max(1, min(_REFERENCE_RUNS, repeats, int(_REFERENCE_SECONDS / first)))
     reference, fast = [first], list[tuple[float, float | None]]()
-    native: list[float] = []
+    native, alone = list[float](), list[float]()
+    single = batch_inputs(graph, 1)
     out = {name: np.empty_like(array) for name, array in model.run(inputs).items()}
     for turn in range(rounds):
         if turn:
@@ -123,6 +134,8 @@ def measure(graph: Graph, model: CompiledModel, batch: int, repeats: int) -> Res
         window = _Window()
         while window.seconds < _NATIVE_SECONDS or len(native) * rounds < repeats * (turn + 1):
             native.append(_timed(lambda: model.run(inputs, out))[1])
+            if batch > 1:
+                alone.append(_timed(lambda: model.run(single))[1])
         fast.append(window.close())
     return Result(
         batch=batch,
@@ -138,6 +151,7 @@ def measure(graph: Graph, model: CompiledModel, batch: int, repeats: int) -> Res
         max_abs_error=error,
         max_rel_error=relative,
         foreign_cores=_foreign(slow, fast),
+        alone_seconds=median(alone) if alone else None,
     )
 
 

@@ -189,6 +189,8 @@ def test_bench_json(tiny: str) -> None:
     speed_up = result["reference_seconds"] / result["native_seconds"]
     assert result["speed_up"] == pytest.approx(speed_up)
     assert result["peak_gflops"] > 0
+    ratio = result["native_seconds"] / 3 / result["alone_seconds"]
+    assert result["batch_ratio"] == pytest.approx(ratio)
     assert len(data["layers"]) == len(data["compile"]["kernels"])
     assert sum(layer["seconds"] for layer in data["layers"]) > 0
 
@@ -197,6 +199,8 @@ def test_bench_text(tiny: str) -> None:
     text = good("bench", tiny, "--layers", "--repeats", "2")
     for word in ("reference", "native", "speed-up", "GFLOP/s", "error", "conv2d+relu"):
         assert word in text
+    assert "calls with one image" not in text
+    assert "2 calls with one image" in good("bench", tiny, "--repeats", "2", "--batch", "2")
 
 
 def test_bench_fails_on_a_wrong_answer(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
