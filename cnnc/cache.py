@@ -151,7 +151,7 @@ def _check_unkeyed(options: dict[str, Any]) -> None:
 
 
 def _warn(error: CnncError) -> None:
-    warnings.warn(str(error), CacheWarning, stacklevel=5)
+    warnings.warn(str(error).removeprefix("error: "), CacheWarning, stacklevel=5)
 
 
 # -- the folder ------------------------------------------------------------------------------------

@@ -98,6 +98,8 @@ class CompiledModel:
             InputError: names, shapes or element types that do not fit; all are listed.
             OptionError: a tap stands for nothing, or the model was not compiled from a file.
         """
+        if isinstance(taps, str):
+            raise OptionError(Diagnostic("`taps` is a list of names", help=f'say ["{taps}"]'))
         if taps:
             return self._with_taps(tuple(taps)).run(inputs, out)
         return self._executable.run(inputs, out)
@@ -116,9 +118,15 @@ class CompiledModel:
         return self._taps[taps]
 
     def profile(self, inputs: Mapping[str, Array], repeats: int = 10) -> dict[str, float]:
-        """Kernel name -> median seconds in it, over `repeats` runs of the whole model."""
+        """Kernel name -> median seconds in it, over `repeats` runs of the whole model.
+
+        Raises:
+            InputError: names, shapes or element types that do not fit, or no repeats.
+        """
         from time import perf_counter
 
+        if repeats < 1:
+            raise InputError(f"`repeats` must be at least 1, got {repeats}")
         names = self.artifact.manifest.nodes
         self._executable.check_names(inputs)
         arrays = [inputs[info.name] for info in self.inputs]

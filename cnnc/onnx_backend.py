@@ -169,9 +169,15 @@ class CnncBackend(Backend):
             device: `CPU`, the only one.
             outputs_info: not needed.
             **kwargs: `opset_version`, else the newest; the rest are options of `cnnc.compile`.
+
+        Raises:
+            InputError: there are more or fewer arrays than inputs.
         """
         opsets = [helper.make_opsetid(node.domain, kwargs.pop("opset_version", _newest()))]
         names = [name for name in dict.fromkeys(node.input) if name]
+        if len(inputs) != len(names):
+            what = f"{node.op_type} has {len(names)} different inputs here, got {len(inputs)}"
+            raise InputError(Diagnostic(what, help="give an array for each name, in order"))
         arrays = dict(zip(names, map(np.asarray, inputs), strict=True))
         graph = helper.make_graph(
             [node],

@@ -93,6 +93,9 @@ class InferenceSession:
         Raises:
             InputError: there is no such output, or the arrays do not fit.
         """
+        if isinstance(output_names, str):
+            what = "`output_names` is a list of names"
+            raise InputError(Diagnostic(what, help=f'say ["{output_names}"]'))
         known = [info.name for info in self.model.outputs]
         for name in output_names or ():
             if name not in known:

@@ -66,16 +66,23 @@ def check_names(given: Iterable[str], inputs: Iterable[str], model: str) -> None
 def _solve(name: str, type: TensorType, shape: Sequence[int]) -> Iterator[tuple[str, int]]:
     """(symbol, number) for each symbol of an input whose sizes are given."""
     wrong = any(isinstance(size, bool) or not isinstance(size, int) or size < 0 for size in shape)
-    if wrong or len(shape) != type.rank or not _agree(type.shape, shape):
+    unfit = [] if wrong else [*_unfit(type.shape, shape)]
+    if wrong or unfit or len(shape) != type.rank:
         what = f"shapes: `{name}` is {type}, which cannot be {list(shape)}"
-        raise OptionError(Diagnostic(what, help="give one number for each size"))
+        help = "; ".join(unfit) or f"give a number for each of its {type.rank} sizes"
+        raise OptionError(Diagnostic(what, help=help))
     for dim, size in zip(type.shape, shape, strict=True):
         if isinstance(dim, Sym):
             yield dim.name, size
 
 
-def _agree(declared: Shape, given: Sequence[int]) -> bool:
-    return all(
-        dim == size if isinstance(dim, int) else size % dim.divisor == 0
-        for dim, size in zip(declared, given, strict=True)
-    )
+def _unfit(declared: Shape, given: Sequence[int]) -> Iterator[str]:
+    """What each number that contradicts its declared size must be; nothing where ranks differ."""
+    if len(declared) != len(given):
+        return
+    for axis, (dim, size) in enumerate(zip(declared, given, strict=True)):
+        if isinstance(dim, int):
+            if dim != size:
+                yield f"size {axis} is {dim}"
+        elif size % dim.divisor:
+            yield f"size {axis} must be a multiple of {dim.divisor}"

@@ -106,7 +106,9 @@ class Sym:
         if self.name not in sizes:
             return self
         size = sizes[self.name]
-        if size < 0 or size % self.divisor:
+        if size < 0:
+            raise ShapeError(f"size {self.name} must be at least 0, got {size}")
+        if size % self.divisor:
             raise ShapeError(f"size {self.name} must be a multiple of {self.divisor}, got {size}")
         return self.scale * (size // self.divisor) + self.offset
 

@@ -19,7 +19,7 @@ from lark import Token, Tree
 from cnnc.ir.attributes import read_fields, write_fields
 from cnnc.ir.graph import Builder, Graph, Level, Node
 from cnnc.ir.kernel import Kernel
-from cnnc.ir.location import CnncError, Location, ParseError, PassError, suggest
+from cnnc.ir.location import CnncError, Location, OptionError, ParseError, PassError, suggest
 from cnnc.ir.syntax import Source
 from cnnc.ir.target import Target
 from cnnc.ir.verify import check
@@ -122,6 +122,7 @@ class Pipeline:
                 time, finds nothing more to do. Doubles the time; for tests.
         Raises:
             PassError: naming the pass, its place and those before it; the cause is chained.
+            OptionError: the graph needs an option that was not given, such as a size.
         """
         observers = tuple(observers)
         records: list[PassRecord] = []
@@ -130,6 +131,8 @@ class Pipeline:
                 after, record = _run_pass(step, graph, context)
                 if check_changes:
                     _check_changes(step, graph, after, record.changes, context)
+            except OptionError:  # what the caller left out is no failure of the pass
+                raise
             except Exception as error:
                 raise self._failure(index, error) from error
             records.append(record)

@@ -21,7 +21,7 @@ import numpy as np
 
 from cnnc.ir.graph import Graph, Level, Node
 from cnnc.ir.kernel import NO_HALO, Halo, Kernel, Site
-from cnnc.ir.location import Diagnostic, PassError
+from cnnc.ir.location import Diagnostic, OptionError, PassError
 from cnnc.ir.op import Array
 from cnnc.ir.ops import Reorder
 from cnnc.ir.target import Target
@@ -58,7 +58,7 @@ class ChooseKernels(Pass):
 
 
 def check_batch(graph: Graph) -> None:
-    """Raises unless the only symbol left is the batch, in dimension 0, and no op mixes it."""
+    """Raises `OptionError` unless only the batch, dimension 0, is a symbol, and no op mixes it."""
     problems = []
     for name in graph.inputs:
         for axis, dim in enumerate(graph.types[name].shape):
@@ -87,7 +87,7 @@ def check_batch(graph: Graph) -> None:
                 )
             )
     if problems:
-        raise PassError(problems)
+        raise OptionError(problems)
 
 
 def _alternatives(graph: Graph, context: Context) -> dict[str, list[Choice]]:

@@ -7,7 +7,7 @@ of its own from a pool. With `out` given, and in the steady state, a call alloca
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -65,6 +65,12 @@ class Workspace:
         self.address = ctypes.addressof(self.context)
 
 
+def _no_mapping(what: str, given: object, names: Iterable[str]) -> Diagnostic:
+    known = ", ".join(f'"{name}": array' for name in names)
+    message = f"`{what}` is a {type(given).__name__}, not arrays by name"
+    return Diagnostic(message, help=f"say {{{known}}}")
+
+
 def _sized(type: TensorType) -> TensorType:
     """The type, sizes that are known at run time only being 0 for now."""
     return type.bind({dim.name: 0 for dim in type.shape if isinstance(dim, Sym)})
@@ -111,7 +117,9 @@ class Executable:
         """
         self.check_names(inputs)
         given = None
-        if out:
+        if out is not None:
+            if not isinstance(out, Mapping):
+                raise InputError(_no_mapping("out", out, self._outputs))
             given = [out.get(name) for name in self._outputs]
             unknown = [name for name in out if name not in self._outputs]
             if unknown:
@@ -122,6 +130,8 @@ class Executable:
 
     def check_names(self, inputs: Mapping[str, Array]) -> None:
         """Raises `InputError`, listing all problems, unless just the model's inputs are given."""
+        if not isinstance(inputs, Mapping):
+            raise InputError(_no_mapping("inputs", inputs, self._inputs))
         if inputs.keys() != self._inputs.keys():
             check_inputs(self._inputs, inputs)
 

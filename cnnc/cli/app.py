@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import warnings
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -16,7 +18,7 @@ from cnnc.cli.compile import compile
 from cnnc.cli.export import export
 from cnnc.cli.inspect import inspect
 from cnnc.cli.run import run
-from cnnc.cli.terminal import show_error
+from cnnc.cli.terminal import show_error, show_warning
 from cnnc.cli.tune import tune
 from cnnc.cli.zoo import zoo
 from cnnc.ir.location import CnncError
@@ -25,9 +27,14 @@ INTERRUPTED = 130  # what a shell reports of a program ended by Ctrl-C
 
 
 class Group(click.Group):
-    """A group of commands that shows errors without a traceback."""
+    """A group of commands that shows errors without a traceback, and warnings without code."""
 
     def invoke(self, ctx: click.Context) -> Any:
+        with warnings.catch_warnings():
+            warnings.showwarning = _warning_printer()
+            return self._invoke(ctx)
+
+    def _invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except CnncError as error:
@@ -43,6 +50,19 @@ class Group(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)  # as in the table, not by the alphabet
+
+
+def _warning_printer() -> Callable[..., None]:
+    """A `warnings.showwarning` that shows each text once, wherever in the code it comes from."""
+    shown: set[str] = set()
+
+    def show(message: Warning | str, *place: object) -> None:
+        text = str(message)
+        if text not in shown:
+            shown.add(text)
+            show_warning(text)
+
+    return show
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})

@@ -116,7 +116,7 @@ def read_image(path: str, type: TensorType) -> Array:
     Raises:
         InputError: not an image, or the input does not take one.
     """
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     sizes = [d for d in type.shape[1:] if isinstance(d, int)]
     if type.rank != 4 or len(sizes) != 3 or sizes[0] not in _MODES or type.dtype is not DType.F32:
@@ -130,8 +130,10 @@ def read_image(path: str, type: TensorType) -> Array:
             fitted = image.convert(_MODES[channels]).resize(
                 (width, height), Image.Resampling.BILINEAR
             )
-    except UnidentifiedImageError:
-        raise InputError(f"`{path}` is not an image that can be read") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        if isinstance(error, OSError) and error.filename:  # no such file: Python's words name it
+            raise
+        raise InputError(f"`{path}` is not an image that can be read: {error}") from None
     pixels = np.asarray(fitted, np.float32).reshape(height, width, channels) / np.float32(255)
     return np.ascontiguousarray(pixels.transpose(2, 0, 1)[None])
 

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cnnc.cli.settings import (
+    Positive,
     Settings,
-    batch_option,
     compiler_options,
+    input_batch_option,
     json_option,
     quiet_option,
 )
@@ -39,9 +40,14 @@ TOLERANCE = 1e-3  # of an output's range
 @click.option("--input", "specs", multiple=True, metavar="[NAME=]WHAT", help="As for `cnnc run`.")
 @click.option("--layers", is_flag=True, help="Compare what every kernel gives, in order.")
 @click.option(
-    "--tolerance", type=float, default=TOLERANCE, show_default=True, help="Of an output's range."
+    "--tolerance",
+    type=Positive(),
+    metavar="FLOAT",
+    default=TOLERANCE,
+    show_default=True,
+    help="Of an output's range.",
 )
-@batch_option
+@input_batch_option
 @json_option
 @quiet_option
 @click.pass_context
@@ -53,7 +59,7 @@ def compare(
     specs: tuple[str, ...],
     layers: bool,
     tolerance: float,
-    batch: int,
+    batch: int | None,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -80,9 +86,9 @@ def compare(
     with progress(quiet) as say:
         say("parsing")
         graph, options = load_bound(model, Options.of(**settings))
-        types = input_types(graph, batch)
+        types = input_types(graph, batch or 1)
         given = read_inputs(specs, types) if specs else random_inputs(types)
-        check_inputs(input_types(graph), given)  # before the long part
+        check_inputs(input_types(graph, batch), given)  # before the long part
         if layers:
             graph = _with_layers(graph, options)
         if against == "reference":

@@ -43,13 +43,12 @@ def export(
       cnnc export unet --size H=256 --size W=256
       cnnc export resnet18 --planned -o resnet18-planned.onnx
     """
+    if optimised and planned:
+        raise click.UsageError("--optimised and --planned exclude each other")
     from cnnc.driver import load_graph, optimise, resolve_target
     from cnnc.frontends.onnx import export_onnx, picture
-    from cnnc.ir.location import OptionError
     from cnnc.options import Options
 
-    if optimised and planned:
-        raise OptionError("either --optimised or --planned, not both")
     options = Options.of(**settings)
     with progress(quiet) as say:
         say("parsing")

@@ -10,8 +10,8 @@ import click
 
 from cnnc.cli.settings import (
     Settings,
-    batch_option,
     compiler_options,
+    input_batch_option,
     json_option,
     quiet_option,
 )
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     help="Write all outputs to this .npz file.",
 )
 @click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="Classes shown.")
-@batch_option
+@input_batch_option
 @click.option("--no-cache", is_flag=True, help="Neither look for the compiled model nor keep it.")
 @json_option
 @quiet_option
@@ -52,7 +52,7 @@ def run(
     taps: tuple[str, ...],
     output: Path | None,
     top: int,
-    batch: int,
+    batch: int | None,
     no_cache: bool,
     as_json: bool,
     quiet: bool,
@@ -80,6 +80,7 @@ def run(
     """
     from cnnc.cli.arrays import read_inputs, write_outputs
     from cnnc.ir.location import InputError
+    from cnnc.runtime.inputs import check_inputs
 
     if taps:
         settings["taps"] = taps
@@ -91,7 +92,9 @@ def run(
         if compiled is None:
             compiled, inputs = _compile(model, settings, specs, batch, say)
         else:
-            inputs = read_inputs(specs, _types(compiled, batch))
+            inputs = read_inputs(specs, _types(compiled, batch or 1))
+            if batch is not None:
+                check_inputs(_types(compiled, batch), inputs)
         outputs = compiled.run(inputs)
     if output is not None:
         write_outputs(output, outputs)
@@ -119,7 +122,11 @@ def _compiled(model: str, settings: Settings) -> CompiledModel | None:
 
 
 def _compile(
-    model: str, settings: Settings, specs: Sequence[str], batch: int, say: Callable[[str], None]
+    model: str,
+    settings: Settings,
+    specs: Sequence[str],
+    batch: int | None,
+    say: Callable[[str], None],
 ) -> tuple[CompiledModel, dict[str, Array]]:
     """The model and its inputs, which are read and checked first: compiling is the long part."""
     from cnnc.cache import compile
@@ -131,8 +138,8 @@ def _compile(
     options = Options.of(**settings)
     say("parsing")
     graph, _ = load_bound(model, options)
-    inputs = read_inputs(specs, input_types(graph, batch))
-    check_inputs(input_types(graph), inputs)
+    inputs = read_inputs(specs, input_types(graph, batch or 1))
+    check_inputs(input_types(graph, batch), inputs)
     return compile(model, progress=say, **settings), inputs
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -53,6 +54,21 @@ def _value(text: str) -> Any:
         return text
 
 
+class Positive(click.FloatRange):
+    """A number of at least 0; NaN, which is not below it either, is none."""
+
+    def __init__(self) -> None:
+        super().__init__(min=0)
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        number: float = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail(f"{value} is not a number.", param, ctx)
+        return number
+
+
 _COLOR = click.option(
     "--color",
     type=click.Choice(["auto", "always", "never"]),
@@ -71,7 +87,7 @@ _COMPILER = (
     click.option("--strict", is_flag=True, default=None, help="Refuse parts that run in NumPy."),
     click.option(
         "--tune",
-        type=click.FloatRange(0),
+        type=Positive(),
         metavar="SECONDS",
         help="Measure candidate kernels for so long; choose by what is known. See `cnnc tune`.",
     ),
@@ -164,4 +180,11 @@ def batch_option(command: Command) -> Command:
     """Adds `--batch`; the command takes `batch`."""
     return click.option(
         "--batch", type=click.IntRange(1), default=1, show_default=True, help="Images in one call."
+    )(command)
+
+
+def input_batch_option(command: Command) -> Command:
+    """Adds `--batch` where inputs may be given; the command takes `batch`, None if they decide."""
+    return click.option(
+        "--batch", type=click.IntRange(1), help="Images in one call. Default: as the inputs, or 1."
     )(command)

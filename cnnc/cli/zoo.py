@@ -24,10 +24,10 @@ def zoo(name: str | None, as_json: bool) -> None:
       cnnc zoo resnet18 > mine.cnn
     """
     if name is not None:
-        _print_source(name)
+        _print_source(name, as_json)
         return
-    from cnnc.driver import zoo_models
     from cnnc.report import table
+    from cnnc.sources import zoo_models
 
     rows = [_row(name, path) for name, path in zoo_models().items()]
     if as_json:
@@ -45,15 +45,19 @@ def zoo(name: str | None, as_json: bool) -> None:
     show_table(table(("name", "inputs", "million parameters", "GFLOP"), shown))
 
 
-def _print_source(name: str) -> None:
-    from cnnc.driver import zoo_models
+def _print_source(name: str, as_json: bool) -> None:
     from cnnc.ir.location import Diagnostic, OptionError, suggest
+    from cnnc.sources import zoo_models
 
     models = zoo_models()
     if name not in models:
         what = f"the zoo has no model `{name}`"
         raise OptionError(Diagnostic(what, help=suggest(name, models)))
-    click.echo(models[name].read_text(encoding="utf-8"), nl=False)
+    source = models[name].read_text(encoding="utf-8")
+    if as_json:
+        show_json({"name": name, "source": source})
+    else:
+        click.echo(source, nl=False)
 
 
 def _row(name: str, path: Path) -> dict[str, Any]:

@@ -43,7 +43,8 @@ def read_source(source: Any) -> Source:
         path = Path(source)
         return Source(_parse(_bytes(path), str(path)), str(path), path.resolve().parent, path.stem)
     if not isinstance(source, bytes | bytearray | memoryview):
-        raise ParseError(f"an ONNX model is a path, bytes or a ModelProto, not {type(source)}")
+        found = type(source).__name__
+        raise ParseError(f"a model is a path, or ONNX as bytes or a ModelProto, not `{found}`")
     model = _parse(bytes(source), "<bytes>")
     return Source(model, "<bytes>", None, text(model.graph.name) or "model")
 

@@ -91,4 +91,4 @@ def test_files_that_are_no_models(tmp_path: Path) -> None:
         refused(path, "no ONNX model", str(path))
     refused(tmp_path / "missing.onnx", "no file")
     refused(tmp_path, "no file")
-    refused(3, "not <class 'int'>")
+    refused(3, "not `int`")
