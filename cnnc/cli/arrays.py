@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +41,18 @@ def read_inputs(specs: Sequence[str], types: Mapping[str, TensorType]) -> dict[s
             raise InputError(f"input `{min(twice)}` is given twice")
         found |= arrays
     return found
+
+
+def put_batch(
+    types: Mapping[str, TensorType], symbols: Iterable[str], batch: int
+) -> dict[str, TensorType]:
+    """The types for `batch` images, counted by `symbols`. Raises `InputError` if it is fixed."""
+    sizes = dict.fromkeys(symbols, batch)
+    if batch > 1 and not sizes:
+        taken = ", ".join(map(str, types.values())) or "no inputs"
+        what = f"the model takes {taken}: its batch is fixed"
+        raise InputError(Diagnostic(what, help="leave out --batch"))
+    return {name: type.bind(sizes) for name, type in types.items()}
 
 
 def _split(spec: str, types: Mapping[str, TensorType]) -> tuple[str | None, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from cnnc.cli.arrays import put_batch
 from cnnc.driver import load_graph
 from cnnc.ir.graph import Graph
 from cnnc.ir.types import Dim, TensorType
@@ -43,9 +44,13 @@ def flops_of(graph: Graph) -> int | None:
 
 
 def input_types(graph: Graph, batch: int | None = None) -> dict[str, TensorType]:
-    """What the graph takes, by input name; for `batch` images if given."""
-    sizes = {} if batch is None else {name: batch for name in batch_symbols(graph)}
-    return {name: graph.types[name].bind(sizes) for name in graph.inputs}
+    """What the graph takes, by input name; for `batch` images if given.
+
+    Raises:
+        InputError: the number of images is fixed.
+    """
+    types = {name: graph.types[name] for name in graph.inputs}
+    return types if batch is None else put_batch(types, batch_symbols(graph), batch)
 
 
 def output_types(graph: Graph) -> dict[str, TensorType]:

@@ -51,7 +51,7 @@ def inspect(
     Example:
       cnnc inspect resnet18 --after fuse-epilogue
       cnnc inspect resnet18 --changed --diff
-      cnnc inspect resnet18 --stage asm --kernel conv1 --target x86-64-v3
+      cnnc inspect resnet18 --stage asm --kernel dense --target x86-64-v3
       cnnc inspect resnet18 --stage planned --dot | dot -Tsvg > resnet18.svg
     """
     from cnnc.options import Options

@@ -12,10 +12,9 @@ from time import perf_counter, process_time, sleep
 
 import numpy as np
 
-from cnnc.cli.graphs import batch_symbols, input_types
+from cnnc.cli.graphs import input_types
 from cnnc.codegen.host import measure_peak
 from cnnc.ir.graph import Graph
-from cnnc.ir.location import Diagnostic, InputError
 from cnnc.ir.op import Array
 from cnnc.model import CompiledModel
 from cnnc.runtime.inputs import random_inputs
@@ -178,11 +177,6 @@ def profile(graph: Graph, model: CompiledModel, result: Result) -> tuple[Layer, 
 
 def batch_inputs(graph: Graph, batch: int) -> dict[str, Array]:
     """Seeded inputs of that many images. Raises `InputError` if their number is fixed."""
-    if batch > 1 and not batch_symbols(graph):
-        types = ", ".join(str(type) for type in input_types(graph).values())
-        raise InputError(
-            Diagnostic(f"the model takes {types}: its batch is fixed", help="leave out --batch")
-        )
     return random_inputs(input_types(graph, batch))
 
 

@@ -145,9 +145,11 @@ def _compile(
 
 def _types(model: CompiledModel, batch: int) -> dict[str, TensorType]:
     """What the model takes, for `batch` images."""
+    from cnnc.cli.arrays import put_batch
+
     types = {tensor.name: tensor.type for tensor in model.artifact.manifest.inputs}
     symbols = {d.name for t in types.values() for d in t.shape if not isinstance(d, int)}
-    return {name: type.bind(dict.fromkeys(symbols, batch)) for name, type in types.items()}
+    return put_batch(types, symbols, batch)
 
 
 def _summary(array: Array, top: int) -> dict[str, Any]:

@@ -54,6 +54,17 @@ def _value(text: str) -> Any:
         return text
 
 
+def _elements(text: str) -> Any:
+    """Elements of a tensor as JSON: a number or truth value, or lists of them."""
+    try:
+        found = json.loads(text)
+    except json.JSONDecodeError:
+        found = None
+    if not isinstance(found, list | int | float):
+        raise click.BadParameter(f"elements are a number or a list such as [1,-1], got `{text}`")
+    return found
+
+
 class Positive(click.FloatRange):
     """A number of at least 0; NaN, which is not below it either, is none."""
 
@@ -120,7 +131,7 @@ _COMPILER = (
         "values",
         multiple=True,
         metavar="NAME=LIST",
-        callback=_assignments(_value),
+        callback=_assignments(_elements),
         help="Elements of an ONNX model's input, compiled in, e.g. shape=[1,-1]; repeatable.",
     ),
     click.option(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import shlex
 import warnings
 from pathlib import Path
 from typing import Any
@@ -175,12 +177,45 @@ def test_a_batch_that_is_not_the_inputs(command: str, path: Path, tmp_path: Path
         ("compare", "--tolerance", "nan"),
         ("compare", "--tolerance", "-1"),
         ("tune", "--tune", "nan"),
+        ("check", "--value", "image=[1"),
+        ("check", "--value", "image=1,2"),
+        ("check", "--value", 'image={"a": 1}'),
     ],
 )
 def test_wrong_command_lines(path: Path, args: tuple[str, ...]) -> None:
     result = call(*args, path)
     assert result.exit_code == 2
     assert "Error: " in result.stderr
+
+
+@pytest.mark.parametrize("command", ["run", "compare"])
+def test_a_batch_that_is_fixed(command: str, path: Path) -> None:
+    given = (command, path, "--size", "N=2", "--input", "zeros")
+    before, fine, after = call(*given, "--batch", "3"), call(*given), call(*given, "--batch", "3")
+    assert fine.exit_code == 0
+    for result in (before, after):  # compiled, and from the cache
+        assert result.exit_code == 1
+        assert "takes f32[2,1,6,8]: its batch is fixed" in result.stderr
+
+
+EXAMPLES = [
+    shlex.split(line)[1:]
+    for command in main.commands.values()
+    for line in str(command.help).splitlines()
+    if line.lstrip().startswith("cnnc ")
+]
+
+
+@pytest.mark.parametrize("words", EXAMPLES, ids=" ".join)
+def test_examples_are_right_command_lines(words: list[str]) -> None:
+    name, *args = itertools.takewhile(lambda word: word not in ("|", ">"), words)
+    main.commands[name].make_context(name, args)  # which runs nothing
+
+
+def test_kernels_of_examples_exist() -> None:
+    names = [node.name for node in cnnc.load("resnet18").nodes]
+    wanted = [words[words.index("--kernel") + 1] for words in EXAMPLES if "--kernel" in words]
+    assert wanted and all(any(part in name for name in names) for part in wanted)
 
 
 def test_the_source_of_a_zoo_model_as_json() -> None:
