@@ -11,7 +11,7 @@ from cnnc.frontends.onnx.proto import read_source
 from cnnc.frontends.onnx.shapes import bound_values, input_types
 from cnnc.frontends.onnx.tensors import data_files, outside, text
 from cnnc.ir.graph import Graph
-from cnnc.ir.location import CnncError, OptionError
+from cnnc.ir.location import CnncError, Diagnostic, Location, OptionError
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -50,6 +50,10 @@ def load_onnx(
     inputs = [info for info in graph.input if text(info.name) not in initializers]
     bound = bound_values(inputs, read.file, values or {})
     given = {name: array.shape for name, array in bound.items()}
+    for name, shape in (shapes or {}).items():
+        if name in given and tuple(shape) != given[name]:
+            what = f"`{name}` has values of shape {list(given[name])}, and the shape {list(shape)}"
+            raise OptionError(Diagnostic(what, Location(read.file, name=name), help="give one"))
     free = input_types(inputs, read.file, {**given, **(shapes or {})})
     symbols = {d.name for type in free.values() for d in type.shape if not isinstance(d, int)}
     unknown = sorted(set(sizes or ()) - symbols)

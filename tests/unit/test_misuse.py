@@ -132,6 +132,16 @@ def test_sizes_left_out_are_no_failure_of_a_pass() -> None:
     assert str(caught.value).startswith("error: size H%16 of input `image` has no number")
 
 
+def test_values_that_contradict_a_shape(path: Path, tmp_path: Path) -> None:
+    exported = tmp_path / "tiny.onnx"
+    assert call("export", path, "-o", exported).exit_code == 0
+    given = ("check", exported, "--shape", "image=1,1,6,8", "--value")
+    assert call(*given, f"image={IMAGE.tolist()}").exit_code == 0
+    result = call(*given, "image=[1,2]")
+    assert result.exit_code == 1
+    assert "`image` has values of shape [2], and the shape [1, 1, 6, 8]" in result.stderr
+
+
 @pytest.mark.parametrize("count", [0, 2])
 def test_a_node_with_other_arrays_than_inputs(count: int) -> None:
     from onnx import helper
