@@ -14,25 +14,21 @@ from typing import ClassVar
 
 import numpy as np
 
+from cnnc.codegen.kernels.blocked import BlockedConv
 from cnnc.codegen.kernels.common import (
     channel_counts,
     epilogue_cycles,
-    extra_blocks,
     extras_fit,
     finish,
     multiply_add,
-    pack_bias,
-    pack_extra,
     pack_panels,
     pieces,
-    residuals,
     set_bias,
     split,
     views,
-    window_halo,
     zero_halo,
 )
-from cnnc.ir.kernel import NO_HALO, Halo, Kernel, Site
+from cnnc.ir.kernel import Site
 from cnnc.ir.loops import Index, Program, ProgramBuilder, TileRef
 from cnnc.ir.op import Array
 from cnnc.ir.ops import Conv2d
@@ -43,7 +39,7 @@ ORDERS = ("weights", "pixels")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DirectConv(Kernel):
+class DirectConv(BlockedConv):
     """Direct convolution on a register tile.
 
     `order` is what the outer loop keeps in cache: `weights` visits all pixels for one group of
@@ -72,18 +68,8 @@ class DirectConv(Kernel):
                 for order in ORDERS:
                     yield cls(tile=tile, order=order, source=source)
 
-    def blocks(self, site: Site) -> tuple[tuple[int, ...], int]:
-        own, _ = split(site)
-        lanes = site.target.lanes
-        return (self.source, *(1,) * (len(own) - 1), *extra_blocks(site, lanes)), lanes
-
-    def halo(self, site: Site, operand: int) -> Halo:
-        assert isinstance(site.op, Conv2d)
-        return window_halo(site) if operand == 0 else NO_HALO
-
-    def in_place(self, site: Site) -> tuple[int, ...]:
-        # Every element of a residual is read just before the result's is written in its place.
-        return residuals(site)
+    def source_block(self, site: Site) -> int:
+        return self.source
 
     # -- cost --------------------------------------------------------------------------------
 
@@ -115,15 +101,6 @@ class DirectConv(Kernel):
         return total + 0.5 * moved / target.stream_bytes_per_cycle(target.l2_bytes + 1)
 
     # -- weights -----------------------------------------------------------------------------
-
-    def pack(self, site: Site, operand: int, array: Array) -> Array:
-        lanes = site.target.lanes
-        own, _ = split(site)
-        if operand == 1:
-            return self.pack_weight(site, array)
-        if operand < len(own):
-            return pack_bias(array, lanes)
-        return pack_extra(array, lanes)
 
     def pack_weight(self, site: Site, weight: Array) -> Array:
         """[group of blocks][channel block][kh][kw][channel][block][lane], edges exact."""

@@ -22,22 +22,18 @@ from typing import ClassVar
 
 import numpy as np
 
+from cnnc.codegen.kernels.blocked import BlockedConv
 from cnnc.codegen.kernels.common import (
     epilogue_cycles,
-    extra_blocks,
     extras_fit,
     finish,
-    pack_bias,
-    pack_extra,
     pieces,
-    residuals,
     set_bias,
     split,
     views,
-    window_halo,
     zero_halo,
 )
-from cnnc.ir.kernel import NO_HALO, Halo, Kernel, Site
+from cnnc.ir.kernel import Site
 from cnnc.ir.loops import (
     FromIndex,
     Index,
@@ -59,7 +55,7 @@ WIDTHS = (24, 14, 8)  # pixels of a tile that are worth a try
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GroupedConv(Kernel):
+class GroupedConv(BlockedConv):
     """Grouped convolution on a register tile of (rows, columns) for one block of channels."""
 
     name: ClassVar[str] = "grouped_conv"
@@ -74,18 +70,6 @@ class GroupedConv(Kernel):
         for width in sorted({pieces(ow, min(w, most))[0][1] for w in WIDTHS}):
             for rows in {1, min(most // width, oh)}:
                 yield cls(tile=(pieces(oh, rows)[0][1], width))
-
-    def blocks(self, site: Site) -> tuple[tuple[int, ...], int]:
-        own, _ = split(site)
-        lanes = site.target.lanes
-        return (lanes, *(1,) * (len(own) - 1), *extra_blocks(site, lanes)), lanes
-
-    def halo(self, site: Site, operand: int) -> Halo:
-        return window_halo(site) if operand == 0 else NO_HALO
-
-    def in_place(self, site: Site) -> tuple[int, ...]:
-        # Every element of a residual is read just before the result's is written in its place.
-        return residuals(site)
 
     def cycles(self, site: Site) -> float:
         shape, target = _Shape.of(site), site.target
@@ -105,13 +89,11 @@ class GroupedConv(Kernel):
                 total += times * count * tile
         return shape.n * shape.tiles * total + epilogue_cycles(site, target.lanes)
 
-    def pack(self, site: Site, operand: int, array: Array) -> Array:
+    def pack_weight(self, site: Site, weight: Array) -> Array:
+        """[block][kh][channel of the group][kw][lane]"""
         lanes = site.target.lanes
-        own, _ = split(site)
-        if operand == 1:  # [block][kh][channel of the group][kw][lane]
-            padded = np.pad(array, ((0, -len(array) % lanes), (0, 0), (0, 0), (0, 0)))
-            return padded.reshape(-1, lanes, *array.shape[1:]).transpose(0, 3, 2, 4, 1)
-        return pack_bias(array, lanes) if operand < len(own) else pack_extra(array, lanes)
+        padded = np.pad(weight, ((0, -len(weight) % lanes), (0, 0), (0, 0), (0, 0)))
+        return padded.reshape(-1, lanes, *weight.shape[1:]).transpose(0, 3, 2, 4, 1)
 
     def program(self, site: Site) -> Program:
         return _Writer(self, site).write()

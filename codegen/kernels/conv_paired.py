@@ -30,16 +30,12 @@ from typing import ClassVar
 
 import numpy as np
 
+from cnnc.codegen.kernels.blocked import BlockedConv
 from cnnc.codegen.kernels.common import (
     epilogue_cycles,
-    extra_blocks,
     extras_fit,
-    pack_bias,
-    pack_extra,
     pieces,
-    residuals,
     split,
-    window_halo,
 )
 from cnnc.codegen.kernels.paired import (
     SPAN,
@@ -50,7 +46,7 @@ from cnnc.codegen.kernels.paired import (
     pack_signs,
 )
 from cnnc.codegen.kernels.paired_loops import PairedLoops
-from cnnc.ir.kernel import NO_HALO, Halo, Kernel, Site
+from cnnc.ir.kernel import Site
 from cnnc.ir.loops import Program
 from cnnc.ir.op import Array
 from cnnc.ir.ops import Conv2d
@@ -60,7 +56,7 @@ CHUNKS = 12  # parts of the work that threads should find, where there are as ma
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PairedConv(Kernel):
+class PairedConv(BlockedConv):
     """Convolution in pairs of products, on a register tile of one output-channel block.
 
     `tile` is (rows, columns) of pixels; `depth` is how many output-channel blocks are computed for
@@ -89,18 +85,6 @@ class PairedConv(Kernel):
             and blocks // d * strips >= CHUNKS
         ]
         yield cls(tile=tile, depth=max(depths, default=1))
-
-    def blocks(self, site: Site) -> tuple[tuple[int, ...], int]:
-        own, _ = split(site)
-        lanes = site.target.lanes
-        return (lanes, *(1,) * (len(own) - 1), *extra_blocks(site, lanes)), lanes
-
-    def halo(self, site: Site, operand: int) -> Halo:
-        return window_halo(site) if operand == 0 else NO_HALO
-
-    def in_place(self, site: Site) -> tuple[int, ...]:
-        # Every element of a residual is read just before the result's is written in its place.
-        return residuals(site)
 
     # -- cost --------------------------------------------------------------------------------
 
@@ -147,16 +131,9 @@ class PairedConv(Kernel):
 
     # -- weights -----------------------------------------------------------------------------
 
-    def pack(self, site: Site, operand: int, array: Array) -> Array:
-        lanes = site.target.lanes
-        own, _ = split(site)
-        if operand == 1:
-            return self.pack_weight(array, lanes)
-        return pack_bias(array, lanes) if operand < len(own) else pack_extra(array, lanes)
-
-    def pack_weight(self, weight: Array, lanes: int) -> Array:
+    def pack_weight(self, site: Site, weight: Array) -> Array:
         """The signs of the lanes, then a panel for each output-channel block."""
-        out = len(weight)
+        out, lanes = len(weight), site.target.lanes
         padded = np.zeros((-(-out // lanes) * lanes, *weight.shape[1:]), np.float32)
         padded[:out] = weight
         return np.concatenate([pack_signs(lanes), pack_pairs(padded, lanes).reshape(-1)])

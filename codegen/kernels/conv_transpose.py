@@ -15,18 +15,15 @@ from typing import ClassVar
 
 import numpy as np
 
+from cnnc.codegen.kernels.blocked import BlockedConv
 from cnnc.codegen.kernels.common import (
     channel_counts,
     epilogue_cycles,
-    extra_blocks,
     extras_fit,
     finish,
     multiply_add,
-    pack_bias,
-    pack_extra,
     pack_panels,
     pieces,
-    residuals,
     set_bias,
     split,
     views,
@@ -42,7 +39,7 @@ from cnnc.codegen.kernels.phases import (
     regions_of,
     visit,
 )
-from cnnc.ir.kernel import NO_HALO, Halo, Kernel, Site
+from cnnc.ir.kernel import NO_HALO, Halo, Site
 from cnnc.ir.loops import Index, Program, ProgramBuilder, TileRef
 from cnnc.ir.op import Array
 from cnnc.ir.ops import ConvTranspose2d
@@ -50,7 +47,7 @@ from cnnc.ir.types import DType
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TransposedConv(Kernel):
+class TransposedConv(BlockedConv):
     """Transposed convolution on a register tile; the fields are those of `DirectConv`."""
 
     name: ClassVar[str] = "transposed_conv"
@@ -70,16 +67,11 @@ class TransposedConv(Kernel):
                 for order in ORDERS:
                     yield cls(tile=tile, order=order, source=source)
 
-    def blocks(self, site: Site) -> tuple[tuple[int, ...], int]:
-        own, _ = split(site)
-        lanes = site.target.lanes
-        return (self.source, *(1,) * (len(own) - 1), *extra_blocks(site, lanes)), lanes
+    def source_block(self, site: Site) -> int:
+        return self.source
 
     def halo(self, site: Site, operand: int) -> Halo:
         return phase_halo(site) if operand == 0 else NO_HALO
-
-    def in_place(self, site: Site) -> tuple[int, ...]:
-        return residuals(site)
 
     def cycles(self, site: Site) -> float:
         target, shape = site.target, _Shape.of(site)
@@ -113,13 +105,6 @@ class TransposedConv(Kernel):
         beyond = target.stream_bytes_per_cycle(target.l2_bytes + 1)
         work = total * groups * n + epilogue_cycles(site, target.lanes)
         return work + 0.5 * moved / beyond
-
-    def pack(self, site: Site, operand: int, array: Array) -> Array:
-        lanes = site.target.lanes
-        own, _ = split(site)
-        if operand == 1:
-            return self.pack_weight(site, array)
-        return pack_bias(array, lanes) if operand < len(own) else pack_extra(array, lanes)
 
     def pack_weight(self, site: Site, weight: Array) -> Array:
         """One part for each region: [group of blocks][phase], then as `pack_panels` says."""

@@ -20,18 +20,15 @@ from typing import ClassVar
 import numpy as np
 
 from cnnc.codegen.kernels import winograd_pairs
+from cnnc.codegen.kernels.blocked import BlockedConv
 from cnnc.codegen.kernels.common import (
     Place,
     channel_counts,
     epilogue_cycles,
-    extra_blocks,
     extras_fit,
     finish,
     multiply_add,
-    pack_bias,
-    pack_extra,
     pieces,
-    residuals,
     split,
     views,
     zero_halo,
@@ -39,7 +36,7 @@ from cnnc.codegen.kernels.common import (
 from cnnc.codegen.kernels.paired import PairedShape, most_pixels
 from cnnc.codegen.kernels.winograd import MOST_POINTS, Grid, transform
 from cnnc.codegen.kernels.winograd_pairs import PairedProducts
-from cnnc.ir.kernel import NO_HALO, Halo, Kernel, Site
+from cnnc.ir.kernel import NO_HALO, Halo, Site
 from cnnc.ir.loops import Index, Program, ProgramBuilder, Reduce, Value, apply, fma
 from cnnc.ir.op import Array
 from cnnc.ir.ops import Conv2d
@@ -55,7 +52,7 @@ _LARGEST = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WinogradConv(Kernel):
+class WinogradConv(BlockedConv):
     """Winograd convolution in blocks of tiles, also with stride 2 and along one axis alone.
 
     `block` tiles are transformed at a time; groups of `depth` output-channel blocks are computed
@@ -90,11 +87,6 @@ class WinogradConv(Kernel):
                 if site.target.spare_adds_per_cycle:
                     yield replace(kernel, depth=1, paired=True)
 
-    def blocks(self, site: Site) -> tuple[tuple[int, ...], int]:
-        own, _ = split(site)
-        lanes = site.target.lanes
-        return (lanes, *(1,) * (len(own) - 1), *extra_blocks(site, lanes)), lanes
-
     def halo(self, site: Site, operand: int) -> Halo:
         if operand:
             return NO_HALO
@@ -106,9 +98,6 @@ class WinogradConv(Kernel):
         bottom = (-(-oh // self.tile[0]) - 1) * grid.rows.step + grid.rows.span - top - h
         right = (-(-ow // self.tile[1]) - 1) * grid.columns.step + grid.columns.span - left - w
         return top, left, max(bottom, 0), max(right, 0)
-
-    def in_place(self, site: Site) -> tuple[int, ...]:
-        return residuals(site)
 
     # -- cost --------------------------------------------------------------------------------
 
@@ -171,15 +160,6 @@ class WinogradConv(Kernel):
         return grid.relative_error(weight)
 
     # -- weights -----------------------------------------------------------------------------
-
-    def pack(self, site: Site, operand: int, array: Array) -> Array:
-        lanes = site.target.lanes
-        own, _ = split(site)
-        if operand == 1:
-            return self.pack_weight(site, array)
-        if operand < len(own):
-            return pack_bias(array, lanes)
-        return pack_extra(array, lanes)
 
     def pack_weight(self, site: Site, weight: Array) -> Array:
         """[group][point][channel][block][lane], a group being `depth` output-channel blocks.

@@ -15,21 +15,18 @@ from typing import ClassVar
 
 import numpy as np
 
+from cnnc.codegen.kernels.blocked import BlockedConv
 from cnnc.codegen.kernels.common import (
     View,
     epilogue_cycles,
-    extra_blocks,
     extras_fit,
     finish,
-    pack_extra,
     pieces,
-    residuals,
     split,
     views,
-    window_halo,
     zero_halo,
 )
-from cnnc.ir.kernel import NO_HALO, Halo, Kernel, Site
+from cnnc.ir.kernel import Site
 from cnnc.ir.loops import Index, Program, ProgramBuilder, fma
 from cnnc.ir.op import Array
 from cnnc.ir.ops import Conv2d
@@ -40,7 +37,7 @@ FEWEST, MOST = 4, 16  # results in registers: they hide each other's latency
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Depthwise(Kernel):
+class Depthwise(BlockedConv):
     """One filter for each channel (groups = C = OC); `columns` results are in registers."""
 
     name: ClassVar[str] = "depthwise"
@@ -50,17 +47,6 @@ class Depthwise(Kernel):
     def candidates(cls, site: Site) -> Iterable[Depthwise]:
         if _fits(site):
             yield cls(columns=_columns(site))
-
-    def blocks(self, site: Site) -> tuple[tuple[int, ...], int]:
-        own, _ = split(site)
-        lanes = site.target.lanes
-        return (lanes, *(1,) * (len(own) - 1), *extra_blocks(site, lanes)), lanes
-
-    def halo(self, site: Site, operand: int) -> Halo:
-        return window_halo(site) if operand == 0 else NO_HALO
-
-    def in_place(self, site: Site) -> tuple[int, ...]:
-        return residuals(site)
 
     def cycles(self, site: Site) -> float:
         target = site.target
@@ -79,15 +65,11 @@ class Depthwise(Kernel):
         work = maps * oh * row + epilogue_cycles(site, site.target.lanes)
         return max(work, moved / target.stream_bytes_per_cycle(moved))
 
-    def pack(self, site: Site, operand: int, array: Array) -> Array:
-        """Weights as [channel block][kh][kw][lane], the bias as [channel block][lane]."""
-        lanes = site.target.lanes
-        own, _ = split(site)
-        if operand >= len(own):
-            return pack_extra(array, lanes)
-        channels = len(array)
-        packed = np.zeros((-(-channels // lanes) * lanes, array.size // channels), array.dtype)
-        packed[:channels] = array.reshape(channels, -1)
+    def pack_weight(self, site: Site, weight: Array) -> Array:
+        """[channel block][kh][kw][lane]"""
+        channels, lanes = len(weight), site.target.lanes
+        packed = np.zeros((-(-channels // lanes) * lanes, weight.size // channels), weight.dtype)
+        packed[:channels] = weight.reshape(channels, -1)
         return packed.reshape(-1, lanes, packed.shape[1]).transpose(0, 2, 1)
 
     def program(self, site: Site) -> Program:

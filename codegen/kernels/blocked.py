@@ -1,0 +1,51 @@
+"""What kernels share that compute a convolution on blocks of channels, with constant weights."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+
+from cnnc.codegen.kernels.common import (
+    extra_blocks,
+    pack_bias,
+    pack_extra,
+    residuals,
+    split,
+    window_halo,
+)
+from cnnc.ir.kernel import NO_HALO, Halo, Kernel, Site
+from cnnc.ir.op import Array
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockedConv(Kernel):
+    """A convolution that reads and writes NCHW{c}; residuals are in blocks, too, and the border
+    around the map holds what a window reads outside of it."""
+
+    def source_block(self, site: Site) -> int:
+        """The block of the map that is read."""
+        return site.target.lanes
+
+    @abstractmethod
+    def pack_weight(self, site: Site, weight: Array) -> Array:
+        """The weights in the order in which the program reads them."""
+
+    def blocks(self, site: Site) -> tuple[tuple[int, ...], int]:
+        own, _ = split(site)
+        lanes = site.target.lanes
+        constants = (1,) * (len(own) - 1)
+        return (self.source_block(site), *constants, *extra_blocks(site, lanes)), lanes
+
+    def halo(self, site: Site, operand: int) -> Halo:
+        return window_halo(site) if operand == 0 else NO_HALO
+
+    def in_place(self, site: Site) -> tuple[int, ...]:
+        # Every element of a residual is read just before the result's is written in its place.
+        return residuals(site)
+
+    def pack(self, site: Site, operand: int, array: Array) -> Array:
+        own, _ = split(site)
+        if operand == 1:
+            return self.pack_weight(site, array)
+        pack = pack_bias if operand < len(own) else pack_extra
+        return pack(array, site.target.lanes)
