@@ -229,7 +229,7 @@ def _resize(op: Op, x: Doubles) -> Doubles:
         length = lines.shape[-1]
         y = np.zeros((*lines.shape[:-1], part.size))
         scale = Fraction(str(part.scale)) if part.scale else Fraction(part.size or 1, length)
-        shrink = min(float(scale), 1.0) if op.antialias else 1.0
+        shrink = min(scale, Fraction(1)) if op.antialias else Fraction(1)
         reach = 1 if op.mode is Interpolation.LINEAR else 2
         for o in range(part.size):
             place = _place(op, part, length, o)
@@ -243,7 +243,7 @@ def _resize(op: Op, x: Doubles) -> Doubles:
             low = math.floor(place)
             before = math.floor(-reach / shrink) + 1
             taps = range(low + before, low + 2 - before)
-            weights = [_bump(op, float(tap - place) * shrink) for tap in taps]
+            weights = [_bump(op, float((tap - place) * shrink)) for tap in taps]
             if op.exclude_outside:
                 within = [w * (0 <= tap < length) for tap, w in zip(taps, weights, strict=True)]
                 weights = within if sum(within) else weights

@@ -140,8 +140,8 @@ class Resize(Op):
             index = low + np.array(ups, np.int64).reshape(-1, 1)
             weight = np.ones(index.shape)
         else:
-            rest = np.array([float(Fraction(p[1], unit)) for p in places]).reshape(-1, 1)
-            index, weight = self._weights(low, rest, min(float(scale), 1.0))
+            rests = [Fraction(p[1], unit) for p in places]
+            index, weight = self._weights(low, rests, min(scale, Fraction(1)))
         if self.exclude_outside:
             inside = np.where((index >= 0) & (index < length), weight, 0.0)
             total = inside.sum(axis=1, keepdims=True)
@@ -153,21 +153,25 @@ class Resize(Op):
         return Taps(index, weight, np.array(outside, np.bool_))
 
     def _weights(
-        self, low: NDArray[np.int64], rest: NDArray[np.float64], scale: float
+        self, low: NDArray[np.int64], rests: Sequence[Fraction], scale: Fraction
     ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Taps of places `rest` behind the elements `low`; the kernel is 1 / `scale` as wide."""
+        """Taps of places `rests` behind the elements `low`; the kernel is 1 / `scale` as wide.
+
+        Distances are rounded once, so that a tap at the kernel's end weighs exactly nothing.
+        """
         reach = 1 if self.mode is Interpolation.LINEAR else 2
-        width = scale if self.antialias else 1.0
+        width = scale if self.antialias else Fraction(1)
         before = floor(-reach / width) + 1
-        offsets = np.arange(before, 2 - before)
-        distance = np.abs(offsets - rest) * width
+        offsets = range(before, 2 - before)
+        away = [[float(abs(k - rest) * width) for k in offsets] for rest in rests]
+        distance = np.array(away).reshape(len(rests), len(offsets))
         if self.mode is Interpolation.LINEAR:
             weight = np.maximum(1 - distance, 0)
         else:
             weight = cubic_weight(distance, self.cubic)
         if self.antialias:
             weight = weight / weight.sum(axis=1, keepdims=True)
-        return low + offsets, weight
+        return low + np.array(offsets), weight
 
     def evaluate(self, x: Array) -> Array:
         y = x if np.issubdtype(x.dtype, np.floating) else x.astype(np.float64)

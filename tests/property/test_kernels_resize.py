@@ -77,3 +77,9 @@ def test_what_it_leaves_to_numpy() -> None:
         assert not list(ResizeKernel.candidates(site_for(op, [x], [False])))
     whole = replace(crop, axes=(ResizedAxis(axis=2, size=5),))
     assert list(ResizeKernel.candidates(site_for(whole, [x], [False])))
+
+
+def test_a_tap_at_the_end_of_the_kernel_weighs_exactly_nothing() -> None:
+    part = ResizedAxis(axis=0, size=3, scale=0.6)
+    op = Resize(axes=(part,), mode=Interpolation.LINEAR, antialias=True)
+    assert op.taps(part, 5).weight[:2, -1].tolist() == [0.0, 0.0]
