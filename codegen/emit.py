@@ -134,8 +134,9 @@ class _Emitter(ValueEmitter):
 
     def prefetch(self, prefetch: Prefetch) -> None:
         address = self.address(prefetch.buffer, prefetch.offset)
-        # For reading, into L2, as data: what is asked for long before its use would fill L1.
-        arguments = (("ptr", address), ("i32", "0"), ("i32", "1"), ("i32", "1"))
+        # For reading, as data; into L2, as what is asked for long before its use would fill L1.
+        level = "3" if prefetch.soon else "1"
+        arguments = (("ptr", address), ("i32", "0"), ("i32", level), ("i32", "1"))
         self.line(self.intrinsic("prefetch.p0", "void", *arguments))
 
     def unrolled(self, loop: Loop) -> None:

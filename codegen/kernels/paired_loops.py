@@ -31,6 +31,10 @@ class PairedLoops:
         self.pairs = PairedSums(
             self.p, self.shape, self.x, self.weight.buffer, pitches, self.op.dilation
         )
+        # Whether inputs are gone from L1 before the next output channels use them. Under several
+        # taps they are used again while they are there.
+        used = (tile[0] * site.result.dims[3] * self.shape.channels + self.shape.panel) * 4
+        self.far = used > site.target.l1_bytes and self.shape.taps == 1
         self.sums = self.p.scratch("sums", tile[0] * site.result.dims[3])
 
     def write(self) -> Program:
@@ -126,7 +130,9 @@ class PairedLoops:
                 known = p.load(self.sums, column + r * ow + q, lanes, stride=0)
                 p.set(acc[0, r, q], start - known)
         window = self.window(image, row, column)
-        self.pairs.accumulate(acc, window, packed + 2 * lanes, ahead, paired=paired)
+        self.pairs.accumulate(
+            acc, window, packed + 2 * lanes, ahead, paired=paired, inputs_ahead=self.far
+        )
         scale = p.bind("scale", p.load(self.weight.buffer, packed + lanes, lanes))
         bias = None
         if self.bias is not None:

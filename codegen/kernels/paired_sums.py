@@ -92,12 +92,14 @@ class PairedSums:
         ahead: Index | None = None,
         asked: int = 1,
         paired: bool = True,
+        inputs_ahead: bool = False,
     ) -> None:
         """Adds all input channels and taps to the tile acc[0, row, column].
 
         `packed` is where the weights are, behind the panel's first two vectors. With each triple
         as many vectors as `asked` says are asked for, from `ahead` on, which will be used later.
-        Not `paired`: by plain products.
+        Not `paired`: by plain products. With `inputs_ahead` the next triple of blocks is asked for
+        while one is used, for inputs that L1 does not keep from one tile to the next.
         """
         p, shape, lanes = self.p, self.shape, self.shape.lanes
         step = TRIPLE * lanes  # weights of a lane of a triple
@@ -112,7 +114,10 @@ class PairedSums:
                     first = tap * lanes + s * unrolled
                     weights = p.let("weights", packed + first * step)
                     there = None if ahead is None else p.let("there", ahead + first * asked * lanes)
+                    soon = self._next_inputs(acc, window, (c, i, k), s, lanes // unrolled)
                     for u in range(unrolled):
+                        for at in soon[u::unrolled] if inputs_ahead and paired else ():
+                            p.prefetch(self.x.buffer, at, soon=True)
                         if there is not None:
                             for v in range(asked):
                                 p.prefetch(self.weight, there + (u * asked + v) * lanes)
@@ -120,6 +125,27 @@ class PairedSums:
                         triple(acc, weights + u * step, sources, u % 2 == 1)
         behind = packed + shape.triples * shape.taps * lanes * step
         self._accumulate_rest(acc, window, behind, triple)
+
+    def _next_inputs(
+        self,
+        acc: TileRef,
+        window: tuple[Index, Index, Index],
+        place: tuple[Index, Index, Index],
+        step: Index,
+        steps: int,
+    ) -> list[Index]:
+        """Where the inputs lie that the tile takes three blocks later under the same tap: one of
+        `steps` parts of them, which are columns."""
+        c, i, k = place
+        (down, across), (_, rows, columns) = self.pitches, acc.shape
+        part = -(-columns // steps)
+        origin = self.origin((c + 1) * TRIPLE, window, i, k) + step * (part * across)
+        return [
+            origin + (run * self.x.pitch(1) + r * down + q * across)
+            for run in range(TRIPLE)
+            for r in range(rows)
+            for q in range(part)
+        ]
 
     def _accumulate_rest(
         self,

@@ -166,9 +166,9 @@ class ProgramBuilder:
         count = 0 if count == value.lanes else count
         self._bodies[-1].append(Store(buffer, Index.of(offset), value, stride, count))
 
-    def prefetch(self, buffer: str, offset: Index | int) -> None:
-        """Asks for a cache line ahead of its use."""
-        self._bodies[-1].append(Prefetch(buffer, Index.of(offset)))
+    def prefetch(self, buffer: str, offset: Index | int, soon: bool = False) -> None:
+        """Asks for a cache line ahead of its use; if that is soon, for the nearest cache."""
+        self._bodies[-1].append(Prefetch(buffer, Index.of(offset), soon))
 
     def finish(self) -> Program:
         """The program."""

@@ -76,10 +76,11 @@ class Store:
 
 @dataclass(frozen=True, slots=True)
 class Prefetch:
-    """Asks for the cache line of an element that is read soon; beyond the buffer nothing comes."""
+    """Asks for the cache line of an element that is read later; beyond the buffer nothing comes."""
 
     buffer: str
     offset: Index
+    soon: bool = False  # the nearest cache shall hold it
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from cnnc.codegen.host import assembly, named_target, native_target
 from cnnc.codegen.kernels.conv_paired import PairedConv
 from cnnc.codegen.kernels.paired import SPAN, TRIPLE
 from cnnc.ir.kernel import NO_HALO, Site
+from cnnc.ir.loops import print_program
 from cnnc.ir.op import Array, Step
 from cnnc.ir.ops import Add, Conv2d, Relu
 from cnnc.ir.target import Target
@@ -178,3 +179,16 @@ def test_inner_loops_add_from_memory_and_keep_to_registers() -> None:
         body = max(blocks, key=lambda block: block.count("vaddps"))
         assert "{1to16}" in body and "vbroadcastss" not in body
         assert not [line for line in body.splitlines() if "%rsp" in line and "zmm" in line]
+
+
+@pytest.mark.parametrize(
+    "channels, taps, asks", [(1024, 1, True), (96, 1, False), (1024, 3, False)]
+)
+def test_inputs_that_the_nearest_cache_does_not_keep_are_asked_for(
+    channels: int, taps: int, asks: bool
+) -> None:
+    arrays = [numbers(1, 1, channels, 4, 14), numbers(2, 32, channels, 1, taps)]
+    site = layer(Conv2d(pad=(0, taps // 2, 0, taps // 2)), *arrays)
+    kernel = only(site)
+    text = print_program(kernel.program(planned(kernel, site)))
+    assert bool(re.search(r"prefetch x\[.*\] soon", text)) == asks
