@@ -20,7 +20,8 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cnnc.ir.location import CnncError, Diagnostic
-from cnnc.runtime.artifact import PART, SUFFIX, Artifact, read, save
+from cnnc.runtime.artifact import SUFFIX, Artifact, read, save
+from cnnc.runtime.files import PART
 from cnnc.runtime.memory import give_back
 
 if TYPE_CHECKING:
@@ -136,15 +137,12 @@ def _keep(place: _Place, model: CompiledModel, options: dict[str, Any]) -> Compi
 def _check_unkeyed(options: dict[str, Any]) -> None:
     """Raises `OptionError` for an option that is wrong, unless the key will tell.
 
-    What stands in the key was checked when the entry was made. `threads` and `cache` do not; they
-    are looked at here, because checking them properly takes longer than all the rest.
+    What stands in the key was checked when the entry was made; of the others `threads` is looked at
+    by `link`, because checking it properly takes longer than all the rest.
     """
     from cnnc.keys import RELEVANT
 
-    threads = options.get("threads")
-    if not options.keys() <= {*RELEVANT, "threads", "cache"} or not (
-        threads is None or type(threads) is int and 1 <= threads <= 1024
-    ):
+    if not options.keys() <= {*RELEVANT, "threads", "cache"}:
         from cnnc.options import Options
 
         Options.of(**options)

@@ -48,9 +48,10 @@ def link(
 
     Raises:
         CnncError: the code is damaged.
-        OptionError: it is for another processor, or `threads` is less than 1.
+        OptionError: it is for another processor, or there is no such number of threads.
     """
     manifest = artifact.manifest
+    check_threads(threads)
     _check_machine(manifest)
     provide_team(artifact.team)
     code = load_image(Image.from_bytes(artifact.code), team_symbols())
@@ -64,6 +65,14 @@ def link(
     if start is not None:
         report = replace(report, cached=True, seconds={"load": perf_counter() - start})
     return CompiledModel(artifact, executable, report, code)
+
+
+def check_threads(threads: object) -> None:
+    """Raises `OptionError` unless it is a number of threads or None."""
+    if not (threads is None or type(threads) is int and 1 <= threads <= 1024):
+        from cnnc.options import Options  # which takes longer than all the rest, and tells
+
+        Options.of(threads=threads)
 
 
 def report_of(artifact: Artifact) -> Report:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -98,7 +98,7 @@ class CompiledModel:
             InputError: names, shapes or element types that do not fit; all are listed.
             OptionError: a tap stands for nothing, or the model was not compiled from a file.
         """
-        if isinstance(taps, str):
+        if isinstance(taps, str) or not isinstance(taps, Iterable):
             raise OptionError(Diagnostic("`taps` is a list of names", help=f'say ["{taps}"]'))
         if taps:
             return self._with_taps(tuple(taps)).run(inputs, out)
@@ -125,8 +125,8 @@ class CompiledModel:
         """
         from time import perf_counter
 
-        if repeats < 1:
-            raise InputError(f"`repeats` must be at least 1, got {repeats}")
+        if not isinstance(repeats, int) or repeats < 1:
+            raise InputError(f"`repeats` must be a whole number of at least 1, got {repeats!r}")
         names = self.artifact.manifest.nodes
         self._executable.check_names(inputs)
         arrays = [inputs[info.name] for info in self.inputs]

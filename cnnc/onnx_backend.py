@@ -79,7 +79,7 @@ class Prepared(BackendRep):
         if isinstance(inputs, Mapping):
             given = dict(inputs)
         else:
-            listed = [inputs] if isinstance(inputs, np.ndarray) else list(inputs)
+            listed = _listed(inputs)
             if len(listed) != len(self._inputs):
                 raise InputError(f"the model has {len(self._inputs)} inputs, got {len(listed)}")
             given = dict(zip(self._inputs, listed, strict=True))
@@ -138,9 +138,13 @@ class CnncBackend(Backend):
             **kwargs: options of `cnnc.compile`.
 
         Raises:
-            OptionError: there is no such device.
+            OptionError: it is no `ModelProto`, or there is no such device.
             CnncError: the model cannot be compiled, whatever its inputs are.
         """
+        if not isinstance(model, ModelProto):
+            help = "onnx.load reads a file; cnnc.compile takes its path"
+            what = f"a model is a ModelProto here, not `{_kind(model)}`"
+            raise OptionError(Diagnostic(what, help=help))
         if not cls.supports_device(device):
             raise OptionError(Diagnostic(f"there is no device `{device}`", help="use `CPU`"))
         try:
@@ -165,20 +169,25 @@ class CnncBackend(Backend):
 
         Args:
             node: the node.
-            inputs: an array for each input that it has, in order.
+            inputs: an array for each input that it has, in order, or the only array.
             device: `CPU`, the only one.
             outputs_info: not needed.
             **kwargs: `opset_version`, else the newest; the rest are options of `cnnc.compile`.
 
         Raises:
             InputError: there are more or fewer arrays than inputs.
+            OptionError: it is no node, or an option is unknown.
         """
+        if not isinstance(node, NodeProto):
+            help = "make one: onnx.helper.make_node(...)"
+            raise OptionError(Diagnostic(f"a node is a NodeProto, not `{_kind(node)}`", help=help))
         opsets = [helper.make_opsetid(node.domain, kwargs.pop("opset_version", _newest()))]
         names = [name for name in dict.fromkeys(node.input) if name]
-        if len(inputs) != len(names):
-            what = f"{node.op_type} has {len(names)} different inputs here, got {len(inputs)}"
+        listed = _listed(inputs)
+        if len(listed) != len(names):
+            what = f"{node.op_type} has {len(names)} different inputs here, got {len(listed)}"
             raise InputError(Diagnostic(what, help="give an array for each name, in order"))
-        arrays = dict(zip(names, map(np.asarray, inputs), strict=True))
+        arrays = dict(zip(names, map(np.asarray, listed), strict=True))
         graph = helper.make_graph(
             [node],
             node.name or node.op_type,
@@ -192,6 +201,20 @@ class CnncBackend(Backend):
     def supports_device(cls, device: str) -> bool:
         """Whether it is the CPU."""
         return device.split(":")[0] == "CPU"
+
+
+def _listed(inputs: Any) -> list[Any]:
+    """The arrays in order; an array that stands alone is the only one."""
+    if isinstance(inputs, np.ndarray):
+        return [inputs]
+    if not isinstance(inputs, Sequence) or isinstance(inputs, str | bytes):
+        what = f"`inputs` is a {_kind(inputs)}, not arrays in order"
+        raise InputError(Diagnostic(what, help="say [array, ...]"))
+    return list(inputs)
+
+
+def _kind(thing: object) -> str:
+    return type(thing).__name__
 
 
 def _newest() -> int:

@@ -8,7 +8,7 @@ Programs written for that interface need only another import.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -44,7 +44,7 @@ class InferenceSession:
 
     Raises:
         CnncError: the model cannot be compiled.
-        OptionError: `providers` holds none that runs on the processor.
+        OptionError: `providers` is no list, or holds none that runs on the processor.
     """
 
     def __init__(
@@ -56,7 +56,10 @@ class InferenceSession:
     ) -> None:
         from cnnc import compile
 
-        names = [p if isinstance(p, str) else p[0] for p in providers or [_PROVIDER]]
+        if isinstance(providers, str) or not isinstance(providers, Iterable | None):
+            help = f'say ["{_PROVIDER}"]'
+            raise OptionError(Diagnostic("`providers` is a list of names", help=help))
+        names = [p[0] if isinstance(p, tuple) else p for p in providers or [_PROVIDER]]
         if _PROVIDER not in names:
             what = f"there is no provider `{names[0]}`"
             raise OptionError(Diagnostic(what, help=f"the only one is `{_PROVIDER}`"))
@@ -93,7 +96,7 @@ class InferenceSession:
         Raises:
             InputError: there is no such output, or the arrays do not fit.
         """
-        if isinstance(output_names, str):
+        if isinstance(output_names, str) or not isinstance(output_names, Iterable | None):
             what = "`output_names` is a list of names"
             raise InputError(Diagnostic(what, help=f'say ["{output_names}"]'))
         known = [info.name for info in self.model.outputs]

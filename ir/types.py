@@ -197,6 +197,7 @@ class Layout:
 
 
 PLAIN = Layout()
+_MAX_BYTES = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +212,9 @@ class TensorType:
         for dim in self.shape:
             if isinstance(dim, int) and dim < 0:
                 raise ShapeError(f"negative dimension in [{','.join(map(str, self.shape))}]")
+        # As in NumPy, an axis of size 0 does not make the others any smaller.
+        if prod(d for d in self.shape if isinstance(d, int) and d) * self.dtype.bytes > _MAX_BYTES:
+            raise ShapeError(f"{self} has more bytes than can be addressed: {_MAX_BYTES}")
 
     @property
     def rank(self) -> int:

@@ -26,6 +26,7 @@ import numpy as np
 from cnnc.ir.location import CnncError, Diagnostic
 from cnnc.ir.types import DType, Sym, TensorType
 from cnnc.runtime import plain
+from cnnc.runtime.files import check_path, replacing
 from cnnc.runtime.memory import LINE, aligned_empty
 
 if TYPE_CHECKING:
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 
 VERSION = 3  # of the file and of what the code expects of its caller: context, thread team
 SUFFIX = ".cnnca"
-PART = ".part"  # suffix of a file that is being written
 
 _MAGIC = b"cnnca\r\n\x1a"  # a transfer as text would change the line end
 _HEADER = struct.Struct("<8sI4x4QQ32s")  # magic, version, four sizes, sum of the weights, checksum
@@ -121,22 +121,10 @@ def save(path: str | Path, artifact: Artifact, *, private: bool = False) -> None
     Raises:
         CnncError: it cannot be written, or a part of the model runs in NumPy.
     """
-    import secrets  # a millisecond, which loading is spared
-
-    pieces, path = _pieces(artifact), Path(path)
-    part = path.with_name(f".{path.name}.{secrets.token_hex(8)}{PART}")
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
-    try:
-        with os.fdopen(os.open(part, flags, 0o600 if private else 0o666), "wb") as file:
-            for piece in pieces:
-                file.write(piece)
-            file.flush()
-            os.fsync(file.fileno())  # else a power cut could leave the name of a hollow file
-        os.replace(part, path)
-    except OSError as error:
-        raise CnncError(f"cannot write `{path}`: {error.strerror or error}") from None
-    finally:
-        part.unlink(missing_ok=True)
+    pieces = _pieces(artifact)
+    with replacing(path, private=private) as file:
+        for piece in pieces:
+            file.write(piece)
 
 
 def load(path: str | Path) -> Artifact:
@@ -145,6 +133,7 @@ def load(path: str | Path) -> Artifact:
     Raises:
         CnncError: there is no such file, it is damaged, or another version of cnnc wrote it.
     """
+    check_path(path)
     try:
         with open(path, "rb") as file:
             return read(file, str(path))

@@ -21,7 +21,7 @@ from cnnc.cli.run import run
 from cnnc.cli.terminal import show_error, show_warning
 from cnnc.cli.tune import tune
 from cnnc.cli.zoo import zoo
-from cnnc.ir.location import CnncError
+from cnnc.ir.location import CnncError, Diagnostic
 
 INTERRUPTED = 130  # what a shell reports of a program ended by Ctrl-C
 
@@ -39,6 +39,10 @@ class Group(click.Group):
             return super().invoke(ctx)
         except CnncError as error:
             show_error(error.render())
+        except MemoryError as error:
+            why = f": {error}" if str(error) else ""
+            help = "take smaller sizes, or fewer images at once"
+            show_error(Diagnostic(f"there is not enough memory{why}", help=help).render())
         except KeyboardInterrupt:
             ctx.exit(INTERRUPTED)
         except OSError as error:

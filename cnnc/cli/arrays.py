@@ -11,6 +11,7 @@ import numpy as np
 from cnnc.ir.location import Diagnostic, InputError, suggest
 from cnnc.ir.op import Array
 from cnnc.ir.types import DType, TensorType
+from cnnc.runtime.files import replacing
 from cnnc.runtime.inputs import random_inputs
 
 GENERATED = ("random", "zeros")
@@ -151,9 +152,9 @@ def read_image(path: str, type: TensorType) -> Array:
 
 
 def write_outputs(path: Path, outputs: Mapping[str, Array]) -> None:
-    """Writes all outputs to an `.npz`, by name."""
+    """Writes all outputs to an `.npz`, by name. Raises `CnncError` if that is impossible."""
     # Not np.savez: an output may have the name of one of its parameters.
-    with zipfile.ZipFile(path, "w") as archive:
+    with replacing(path) as file, zipfile.ZipFile(file, "w") as archive:
         for name, array in outputs.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, array, allow_pickle=False)

@@ -37,11 +37,14 @@ def compile(
       cnnc compile unet --size H=256 --size W=256 --json
       cnnc compile resnet50 --target x86-64-v3 --output resnet50.cnnca
     """
+    from cnnc.cli.outputs import check_output
     from cnnc.driver import assemble, build
     from cnnc.link import report_of
     from cnnc.options import Options
     from cnnc.runtime.artifact import save
 
+    if output is not None:
+        check_output(output, model)
     with progress(quiet) as say:
         artifact = assemble(build(model, Options.of(**settings), say), say)
         if output is not None:

@@ -45,20 +45,24 @@ def export(
     """
     if optimised and planned:
         raise click.UsageError("--optimised and --planned exclude each other")
+    from cnnc.cli.outputs import check_output
     from cnnc.driver import load_graph, optimise, resolve_target
     from cnnc.frontends.onnx import export_onnx, picture
     from cnnc.options import Options
+    from cnnc.runtime.files import replacing
 
     options = Options.of(**settings)
     with progress(quiet) as say:
         say("parsing")
         graph = load_graph(model, options)
+        path = output or Path(f"{graph.name}.onnx")
+        check_output(path, model)
         if optimised or planned:
             say("passes")
             chosen = options.model_copy(update={"passes": "portable"}) if optimised else options
             graph, _ = optimise(graph, chosen, resolve_target(options.target))
         say("writing")
-        path = output or Path(f"{graph.name}.onnx")
         data = (picture if planned else export_onnx)(graph).SerializeToString()
-        path.write_bytes(data)
+        with replacing(path) as file:
+            file.write(data)
     click.echo(f"{path}: {len(data) / 1e6:.1f} MB, {len(graph.nodes)} nodes")

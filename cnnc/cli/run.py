@@ -79,6 +79,7 @@ def run(
       cnnc run unet --size H=256 --size W=256 --input image=random --output mask.npz
     """
     from cnnc.cli.arrays import read_inputs, write_outputs
+    from cnnc.cli.outputs import check_output
     from cnnc.ir.location import InputError
     from cnnc.runtime.inputs import check_inputs
 
@@ -87,6 +88,8 @@ def run(
     settings["cache"] = not no_cache
     if output is not None and output.suffix != ".npz":
         raise InputError(f"outputs are written as .npz, not to `{output}`")
+    if output is not None:
+        check_output(output, *(part for spec in specs for part in (spec, spec.partition("=")[2])))
     with progress(quiet) as say:
         compiled = _compiled(model, settings)
         if compiled is None:

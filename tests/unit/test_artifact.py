@@ -24,7 +24,8 @@ from cnnc.link import link
 from cnnc.model import CompiledModel
 from cnnc.options import Options
 from cnnc.runtime import executable
-from cnnc.runtime.artifact import PART, VERSION, Machine, Tensor, load, save
+from cnnc.runtime.artifact import VERSION, Machine, Tensor, load, save
+from cnnc.runtime.files import PART
 from cnnc.runtime.plain import read, write
 
 Floats = NDArray[np.float32]

@@ -22,7 +22,8 @@ from cnnc.frontends import FILES, load
 from cnnc.ir.location import CnncError, OptionError
 from cnnc.model import CompiledModel
 from cnnc.options import Options
-from cnnc.runtime.artifact import PART, SUFFIX
+from cnnc.runtime.artifact import SUFFIX
+from cnnc.runtime.files import PART
 from cnnc.sources import ZOO
 
 BLOCKS = """\

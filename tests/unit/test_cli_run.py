@@ -126,7 +126,7 @@ def test_wrong_inputs(tiny: str, tmp_path: Path) -> None:
 def test_wrong_outputs(tiny: str, tmp_path: Path) -> None:
     assert ".npz" in bad(tiny, "--input", "zeros", "--output", tmp_path / "y.txt")
     message = bad(tiny, "--input", "zeros", "--output", tmp_path / "none" / "y.npz")
-    assert "No such file" in message
+    assert "no folder" in message
 
 
 # -- images ----------------------------------------------------------------------------------------

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
+import os
 import shlex
+import stat
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -77,8 +81,10 @@ def test_a_name_in_place_of_names(path: Path, tiny: CompiledModel) -> None:
 
 
 def test_a_profile_of_no_runs(tiny: CompiledModel) -> None:
-    with pytest.raises(InputError, match="`repeats` must be at least 1, got 0"):
-        tiny.profile({"image": IMAGE}, repeats=0)
+    for repeats in (0, 1.5, "2"):
+        what = f"`repeats` must be a whole number of at least 1, got {repeats!r}"
+        with pytest.raises(InputError, match=what):
+            tiny.profile({"image": IMAGE}, repeats=cast(int, repeats))
 
 
 def test_a_model_as_text() -> None:
@@ -151,6 +157,57 @@ def test_a_node_with_other_arrays_than_inputs(count: int) -> None:
     relu = helper.make_node("Relu", ["x"], ["y"])
     with pytest.raises(InputError, match=f"Relu has 1 different inputs here, got {count}"):
         run_node(relu, [IMAGE] * count)
+
+
+def test_names_of_other_types(path: Path, tiny: CompiledModel) -> None:
+    with pytest.raises(OptionError, match="`taps` is a list of names"):
+        tiny.run({"image": IMAGE}, taps=cast(Any, 3))
+    with pytest.raises(InputError, match="there is no input `3`"):
+        tiny.run(cast(Any, {3: IMAGE}))
+    session = InferenceSession(path, cache=False)
+    with pytest.raises(InputError, match="`output_names` is a list of names"):
+        session.run(cast(Any, 3), {"image": IMAGE})
+
+
+@pytest.mark.parametrize("providers", ["CUDAExecutionProvider", 3])
+def test_providers_that_are_no_list(path: Path, providers: Any) -> None:
+    with pytest.raises(OptionError, match='is a list of names(.|\n)*say ."CPUExecutionProvider"'):
+        InferenceSession(path, providers=providers)
+
+
+def test_a_node_that_is_none() -> None:
+    from cnnc.onnx_backend import run_node
+
+    with pytest.raises(OptionError, match="a node is a NodeProto, not `str`(.|\n)*make_node"):
+        run_node(cast(Any, "Relu"), [IMAGE])
+
+
+def test_the_only_array_of_a_node_stands_alone() -> None:
+    from onnx import helper
+
+    from cnnc.onnx_backend import run_node
+
+    (y,) = run_node(helper.make_node("Relu", ["x"], ["y"]), IMAGE)  # not its first image
+    np.testing.assert_array_equal(y, IMAGE)
+
+
+@pytest.mark.parametrize("inputs", [None, 3, "x", {"x": IMAGE}])
+def test_inputs_of_a_node_that_are_no_list(inputs: Any) -> None:
+    from onnx import helper
+
+    from cnnc.onnx_backend import run_node
+
+    with pytest.raises(InputError, match="not arrays in order(.|\n)*say .array, "):
+        run_node(helper.make_node("Relu", ["x"], ["y"]), inputs)
+
+
+@pytest.mark.parametrize("model", [None, "model.onnx", b""])
+def test_a_backend_takes_models_in_memory(model: Any) -> None:
+    from cnnc.onnx_backend import is_compatible, prepare
+
+    with pytest.raises(OptionError, match="a model is a ModelProto here(.|\n)*onnx.load"):
+        prepare(model)
+    assert not is_compatible(model)
 
 
 # -- the command line ------------------------------------------------------------------------------
@@ -251,3 +308,133 @@ def test_every_error_is_one_of_ours(path: Path) -> None:
     for wrong in ({"sizes": [1]}, {"values": {"image": [1]}}, {"outputs": "prob"}, {"thread": 1}):
         with pytest.raises(CnncError):
             cnnc.compile(path, **wrong)
+
+
+# -- files that are written ------------------------------------------------------------------------
+
+
+def written(command: str, model: str | Path, output: str | Path) -> Result:
+    """A command that writes a file."""
+    given = ("--input", "zeros", "--output", output) if command == "run" else ("-o", output)
+    return call(command, model, *given)
+
+
+WRITERS = {"compile": ".cnnca", "export": ".onnx", "run": ".npz"}
+
+
+@pytest.mark.parametrize("command", ["compile", "export"])
+def test_a_model_is_not_overwritten_by_its_result(command: str, path: Path, tmp_path: Path) -> None:
+    model, link = tmp_path / "mine.cnn", tmp_path / "link.cnn"
+    model.write_text(TINY, encoding="utf-8")
+    link.symlink_to(model)
+    for output in (model, link):
+        result = written(command, model, output)
+        assert result.exit_code == 1
+        assert f"`{output}` is what the command reads" in result.stderr
+    assert model.read_text(encoding="utf-8") == TINY
+
+
+def test_a_default_name_does_not_overwrite_the_model(path: Path, tmp_path: Path) -> None:
+    model = tmp_path / "tiny.onnx"
+    assert written("export", path, model).exit_code == 0
+    before = model.read_bytes()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        result = call("export", "tiny.onnx", "--optimised")
+    assert result.exit_code == 1 and "would be lost" in result.stderr
+    assert model.read_bytes() == before
+
+
+@pytest.mark.parametrize("spec", ["{}", "image={}"])
+def test_inputs_are_not_overwritten_by_outputs(spec: str, path: Path, tmp_path: Path) -> None:
+    both = tmp_path / "both.npz"
+    np.savez(both, image=IMAGE)
+    before = both.read_bytes()
+    result = call("run", path, "--input", spec.format(both), "--output", both)
+    assert result.exit_code == 1 and "would be lost" in result.stderr
+    assert both.read_bytes() == before
+
+
+@pytest.mark.parametrize(("command", "suffix"), WRITERS.items())
+def test_a_folder_that_is_not_there_is_told_first(
+    command: str, suffix: str, path: Path, tmp_path: Path
+) -> None:
+    result = written(command, path, tmp_path / "none" / f"x{suffix}")
+    assert result.exit_code == 1
+    assert f"no folder `{tmp_path / 'none'}`" in result.stderr
+    assert f"mkdir -p {tmp_path / 'none'}" in result.stderr
+
+
+@pytest.mark.parametrize(("command", "suffix"), WRITERS.items())
+def test_what_was_there_stays_if_the_disk_is_full(
+    command: str, suffix: str, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = tmp_path / f"x{suffix}"
+    old.write_bytes(b"old")
+
+    def full(file: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    result = written(command, path, old)
+    assert result.exit_code == 1
+    assert f"cannot write `{old}`: No space left on device" in result.stderr
+    assert [file.read_bytes() for file in tmp_path.iterdir()] == [b"old"]
+
+
+@pytest.mark.parametrize(("command", "suffix"), WRITERS.items())
+def test_a_pipe_is_written_to_and_not_replaced(
+    command: str, suffix: str, path: Path, tmp_path: Path
+) -> None:
+    pipe, file = tmp_path / f"pipe{suffix}", tmp_path / f"file{suffix}"
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor() as pool:
+        read = pool.submit(pipe.read_bytes)
+        assert written(command, path, pipe).exit_code == 0
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    assert written(command, path, file).exit_code == 0
+    if command != "export":  # a pipe cannot be sought in, which its members' heads tell
+        assert len(read.result()) >= file.stat().st_size
+    else:
+        assert read.result() == file.read_bytes()
+
+
+def test_a_link_stays_a_link(tiny: CompiledModel, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    tiny.save(tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    np.testing.assert_array_equal(cnnc.load_compiled(tmp_path / "file")(IMAGE), tiny(IMAGE))
+
+
+@pytest.mark.parametrize("name", [None, 3, "", "a\0b"])
+def test_names_that_no_compiled_model_can_have(tiny: CompiledModel, name: Any) -> None:
+    for use in (cnnc.load_compiled, tiny.save):
+        with pytest.raises(CnncError, match="cannot (read|write) `|given by its path"):
+            use(name)
+
+
+# -- sizes -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", ["compile", "run", "bench", "compare", "check", "inspect"])
+def test_sizes_beyond_all_memory(command: str, path: Path) -> None:
+    given = ("--input", "zeros") if command == "run" else ()
+    result = call(command, path, *given, "--size", f"N={10**20}")
+    assert result.exit_code == 1
+    assert "has more bytes than can be addressed" in result.stderr
+
+
+@pytest.mark.parametrize("command", ["run", "bench", "compare"])
+def test_a_batch_beyond_this_memory(command: str, path: Path) -> None:
+    given = ("--input", "zeros") if command == "run" else ()
+    result = call(command, path, *given, "--batch", str(10**14))
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: there is not enough memory")
+    assert "help: take smaller sizes, or fewer images at once" in result.stderr
+
+
+@pytest.mark.parametrize("threads", [0, 1025, True, 1.5, "2"])
+def test_threads_of_a_compiled_model(tiny: CompiledModel, tmp_path: Path, threads: Any) -> None:
+    tiny.save(tmp_path / "tiny.cnnca")
+    with pytest.raises(OptionError, match="option `threads`: .*, got"):
+        cnnc.load_compiled(tmp_path / "tiny.cnnca", threads=threads)
