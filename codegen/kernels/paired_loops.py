@@ -11,8 +11,11 @@ from cnnc.codegen.kernels.common import (
 from cnnc.codegen.kernels.paired import SPAN, TRIPLE, PairedShape
 from cnnc.codegen.kernels.paired_sums import SUMMED, PairedSums
 from cnnc.ir.kernel import Site
-from cnnc.ir.loops import Index, Program, ProgramBuilder, Reduce, Value, apply, fma
+from cnnc.ir.loops import Constant, Index, Program, ProgramBuilder, Reduce, Value, apply, fma
 from cnnc.ir.ops import Conv2d
+
+# What is known of the size of a strip's inputs.
+UNKNOWN, UNBALANCED, BALANCED = 0.0, 1.0, 2.0
 
 
 class PairedLoops:
@@ -35,42 +38,61 @@ class PairedLoops:
         # taps they are used again while they are there.
         used = (tile[0] * site.result.dims[3] * self.shape.channels + self.shape.panel) * 4
         self.far = used > site.target.l1_bytes and self.shape.taps == 1
-        self.sums = self.p.scratch("sums", tile[0] * site.result.dims[3])
+        images, out, oh, ow = site.result.dims
+        self.strips, self.parts = -(-oh // tile[0]), -(-out // self.lanes) // depth
+        # What is known of a strip's inputs is kept for the parts that come later in the same call.
+        kept = self.strips if self.parts > 1 else 1
+        self.sums = self.p.scratch("sums", kept * tile[0] * ow)
+        self.sizes = self.p.scratch("sizes", images * self.strips)
 
     def write(self) -> Program:
         """The whole program."""
-        p, (images, out, oh, _) = self.p, self.site.result.dims
-        rows, _ = self.pixels
-        down = pieces(oh, rows)
-        strips = sum(count for _, _, count in down)
-        depth = self.depth
-        parts = -(-out // self.lanes) // depth
+        p, (images, _, oh, _) = self.p, self.site.result.dims
+        parts, strips, depth = self.parts, self.strips, self.depth
+        with p.loop("s", 0, images * strips) as s:
+            p.store(self.sizes, s, Constant(1, UNKNOWN))
         with p.parallel("t", 0, images * parts * strips) as t:
             part, strip = p.let("part", t // strips % parts), p.let("strip", t % strips)
             image = p.let("n", t // (strips * parts)) if images > 1 else Index(0)
             first = 0
-            for start, height, count in down:
+            for start, height, count in pieces(oh, self.pixels[0]):
                 # One strip of rows of this height; the last strip may be lower.
                 with p.when(strip, first, first + count):
                     row = p.let("oh", (strip - first) * height + start)
-                    balanced = self.sum_up(image, row, height)
+                    sums = p.let("sums_at", self.kept(strip))
+                    size = p.let("size", image * strips + strip)
+                    known = p.flag("known", p.load(self.sizes, size, 1))
+                    with p.when(known, 0, 1):
+                        p.store(self.sizes, size, self.sum_up(image, row, height, sums))
+                    balanced = p.flag("balanced", p.load(self.sizes, size, 1) - UNBALANCED)
                     with p.loop("g", 0, depth) as g:
                         block = p.let("block", part * depth + g)
                         ahead = p.let("ahead", self.ahead(part, strip, g))
                         for paired in (True, False):
                             with p.when(balanced, int(paired), int(paired) + 1):
-                                self.strip((image, block, row), height, ahead, paired)
+                                place = image, block, row
+                                self.strip(place, sums, height, ahead, paired)
                 first += count
         zero_halo(p, self.y)
         return p.finish()
 
+    def kept(self, strip: Index) -> Index:
+        """Where the sums of a strip's inputs are."""
+        return strip * (self.pixels[0] * self.site.result.dims[3] if self.parts > 1 else 0)
+
     def strip(
-        self, place: tuple[Index, Index, Index], height: int, ahead: Index, paired: bool
+        self,
+        place: tuple[Index, Index, Index],
+        sums: Index,
+        height: int,
+        ahead: Index,
+        paired: bool,
     ) -> None:
         """The rows from `place` on in one output-channel block."""
         for left, width, times in pieces(self.site.result.dims[3], self.pixels[1]):
             with self.p.loop("j", 0, times) as j:
-                self.tile((*place, j * width + left), height, width, ahead, paired)
+                column = j * width + left
+                self.tile((*place, column), sums + column, height, width, ahead, paired)
 
     def ahead(self, part: Index, strip: Index, g: Index) -> Index:
         """From where on the tiles of a strip ask for weights, one vector with each triple: so the
@@ -87,10 +109,10 @@ class PairedLoops:
         (down, across), (top, left) = self.op.stride, self.op.pad[:2]
         return image, row * down - top, column * across - left
 
-    def sum_up(self, image: Index, row: Index, height: int) -> Index:
+    def sum_up(self, image: Index, row: Index, height: int, sums: Index) -> Value:
         """For each pixel of a strip the products of its window's paired inputs, summed.
 
-        Returns a flag: whether the size of these inputs is within `SPAN` of 1.
+        Returns `BALANCED` if the size of these inputs is within `SPAN` of 1, else `UNBALANCED`.
         """
         p, shape, ow = self.p, self.shape, self.site.result.dims[3]
         squares = p.tile("squares", (SUMMED,), self.lanes)
@@ -101,18 +123,19 @@ class PairedLoops:
                     window = self.window(image, row + r, column)
                     found = self.pairs.sum_inputs(window, width, squares)
                     for q, total in enumerate(found):
-                        p.store(self.sums, r * ow + column + q, total)
+                        p.store(self.sums, sums + (r * ow + column + q), total)
         whole: Value = squares[0]
         for q in range(1, SUMMED):
             whole = whole + squares[q]
         count = height * ow * shape.taps * 2 * (shape.triples * self.lanes + shape.third)
         mean = p.bind("mean", Reduce(1, "add", whole) * (1.0 / count))
-        small = apply("less", mean, SPAN**2, 1.0, 0.0)
-        return p.flag("balanced", apply("less", SPAN**-2, mean, small, 0.0))
+        small = apply("less", mean, SPAN**2, BALANCED, UNBALANCED)
+        return apply("less", SPAN**-2, mean, small, UNBALANCED)
 
     def tile(
         self,
         place: tuple[Index, Index, Index, Index],
+        sums: Index,
         height: int,
         width: int,
         ahead: Index,
@@ -127,7 +150,7 @@ class PairedLoops:
         if paired:
             start = p.bind("start", p.load(self.weight.buffer, packed, lanes))
             with p.unroll("r", height) as r, p.unroll("q", width) as q:
-                known = p.load(self.sums, column + r * ow + q, lanes, stride=0)
+                known = p.load(self.sums, sums + (r * ow + q), lanes, stride=0)
                 p.set(acc[0, r, q], start - known)
         window = self.window(image, row, column)
         self.pairs.accumulate(

@@ -33,7 +33,8 @@ class PairedSums:
     ) -> list[Value]:
         """For `width` neighbouring pixels the products of the window's paired inputs, summed.
 
-        `squares` gets the squares of these inputs added.
+        `squares` gets the squares of these inputs added, made of x0 ** 2 + x1 ** 2 =
+        (x0 + x1) ** 2 - 2 * x0 * x1, which takes one multiply-add less.
         """
         p, shape = self.p, self.shape
         signs = p.bind("signs", p.load(self.weight, 0, shape.lanes))
@@ -42,9 +43,11 @@ class PairedSums:
             with p.loop("i", 0, shape.kh) as i, p.loop("k", 0, shape.kw) as k:
                 at = self.origin(c * TRIPLE, window, i, k)
                 self._multiply_inputs((at, at + self.x.pitch(1)), total, squares)
-        with p.unroll("q", width) as q:
-            p.set(total[q], total[q] * signs)
         self._sum_rest(total, squares, window)
+        with p.unroll("q", width) as q:
+            if squares is not None:
+                p.set(squares[q], squares[q] - total[q] * 2.0)
+            p.set(total[q], total[q] * signs)
         return [Reduce(1, "add", total[q]) for q in range(width)]
 
     def _sum_rest(
@@ -57,10 +60,9 @@ class PairedSums:
         for lane, count in ((0, inside), (inside, third - inside)):
             if not count:
                 continue
-            signs = p.bind("signs", p.load(self.weight, lane % 2, lanes))
             with p.loop("i", 0, self.shape.kh) as i, p.loop("k", 0, self.shape.kw) as k:
                 sources = self.rest(lane, window, i, k), self.rest(third + lane, window, i, k)
-                self._multiply_inputs(sources, total, squares, count, signs)
+                self._multiply_inputs(sources, total, squares, count, lane % 2 == 1)
 
     def _multiply_inputs(
         self,
@@ -68,9 +70,9 @@ class PairedSums:
         total: TileRef,
         squares: TileRef | None,
         count: int = 0,
-        signs: Value | None = None,
+        minus: bool = False,
     ) -> None:
-        """Adds the products of paired inputs for the pixels of `total`.
+        """Adds the products of paired inputs for the pixels of `total`, negative if `minus`.
 
         `sources` are the first pixel's; `count` is how many lanes hold pairs, 0 for all.
         """
@@ -80,9 +82,10 @@ class PairedSums:
                 p.bind("x", p.load(self.x.buffer, at + q * across, self.shape.lanes, count=count))
                 for at in sources
             )
-            p.set(total[q], fma(one if signs is None else one * signs, other, total[q]))
+            p.set(total[q], fma(-one if minus else one, other, total[q]))
             if squares is not None:
-                p.set(squares[q], fma(one, one, fma(other, other, squares[q])))
+                both = p.bind("both", one - other if minus else one + other)
+                p.set(squares[q], fma(both, both, squares[q]))
 
     def accumulate(
         self,

@@ -192,3 +192,15 @@ def test_inputs_that_the_nearest_cache_does_not_keep_are_asked_for(
     kernel = only(site)
     text = print_program(kernel.program(planned(kernel, site)))
     assert bool(re.search(r"prefetch x\[.*\] soon", text)) == asks
+
+
+@pytest.mark.parametrize("images", [1, 2])
+def test_what_is_known_of_inputs_serves_later_parts(images: int) -> None:
+    x = numbers(1, images, CHANNELS, 6, 20)
+    x *= np.float32(10.0) ** np.linspace(-8, 8, 6, dtype=np.float32)[:, None]  # some out of size
+    w = numbers(2, 5 * TARGET.lanes, CHANNELS, 1, 1)
+    site = layer(Conv2d(), x, w)
+    apart, together = (
+        run_native(replace(only(site), tile=(2, 5), depth=d), site, [x, w]) for d in (1, 5)
+    )
+    assert np.array_equal(apart, together)
