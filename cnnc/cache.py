@@ -7,13 +7,14 @@ the folder must belong to this user, and nobody else may be able to write to it.
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import stat
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from hashlib import blake2b
 from pathlib import Path
 from time import perf_counter
@@ -70,9 +71,10 @@ def _compile(
     progress: Callable[[str], None] | None,
     options: dict[str, Any],
 ) -> CompiledModel:
-    from cnnc import driver
+    with _uncollected():
+        from cnnc import driver
 
-    model = driver.compile(source, progress=progress, **options)
+        model = driver.compile(source, progress=progress, **options)
     # The files may have changed since their hashes were taken.
     if place is not None and model.is_native and place == _place(source, options):
         if progress is not None:
@@ -80,6 +82,19 @@ def _compile(
         model = _keep(place, model, options)
     give_back()
     return model
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Leaves cycles of garbage alone: a compilation makes next to none, among millions of objects
+    that the search for them would go through again and again."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def find(source: str | Path, **options: Any) -> CompiledModel | None:

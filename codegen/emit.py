@@ -77,27 +77,28 @@ class _Emitter(ValueEmitter):
     def body(self, body: Sequence[Statement]) -> None:
         for statement in body:
             match statement:
-                case Let():
-                    self.variables[statement.variable] = self.whole(statement.index)
-                case Flag():
-                    self.flag(statement)
-                case Tile():
-                    self.tiles[statement.name] = statement
-                    for at in _places(statement):
-                        self.registers[statement.name, at] = zero_text(statement.lanes)
-                case Assign():
+                case Assign():  # the frequent ones first
                     value = self.value(statement.value)
                     self.registers[self.register(statement.tile, statement.at)] = value
-                case Store():
-                    self.store(statement)
-                case Prefetch():
-                    self.prefetch(statement)
-                case When():
-                    self.when(statement)
+                case Tile():
+                    self.tiles[statement.name] = statement
+                    zero = zero_text(statement.lanes)
+                    for at in _places(statement):
+                        self.registers[statement.name, at] = zero
                 case Loop(kind=Kind.UNROLL):
                     self.unrolled(statement)
                 case Loop():
                     self.loop(statement)
+                case Store():
+                    self.store(statement)
+                case Let():
+                    self.variables[statement.variable] = self.whole(statement.index)
+                case Flag():
+                    self.flag(statement)
+                case Prefetch():
+                    self.prefetch(statement)
+                case When():
+                    self.when(statement)
 
     def flag(self, flag: Flag) -> None:
         above = self.value_line(f"fcmp ogt float {self.value(flag.scalar)}, 0.0")
@@ -245,7 +246,9 @@ class _Emitter(ValueEmitter):
         self.join(carried, before, after, entry, inner.block, runs=False)
 
     def assigned(self, body: Sequence[Statement]) -> list[str]:
-        """The tiles declared outside `body` that it assigns to."""
+        """The tiles declared outside `body`, a part of the program, that it assigns to."""
+        if id(body) in self.assignments:  # it may be unrolled, or inside of what was asked for
+            return self.assignments[id(body)]
         found: dict[str, None] = {}
         own: set[str] = set()
         for statement in body:
@@ -256,7 +259,8 @@ class _Emitter(ValueEmitter):
                     found[statement.tile] = None
                 case Loop() | When():
                     found.update(dict.fromkeys(self.assigned(statement.body)))
-        return [name for name in found if name not in own]
+        self.assignments[id(body)] = [name for name in found if name not in own]
+        return self.assignments[id(body)]
 
 
 def _places(tile: Tile) -> list[tuple[int, ...]]:

@@ -49,6 +49,7 @@ class IndexEmitter:
         self.tiles: dict[str, Tile] = {}
         self.registers: dict[Register, str] = {}
         self.declared: set[str] = set()
+        self.assignments: dict[int, list[str]] = {}  # see `assigned`, by the id of the body
 
     # -- plumbing ----------------------------------------------------------------------------
 
@@ -64,8 +65,9 @@ class IndexEmitter:
         self.scope.lines.append("  " + text)
 
     def value_line(self, text: str) -> str:
-        name = self.name()
-        self.scope.lines.append(f"  {name} = {text}")
+        self.count += 1
+        name = f"%v.{self.count}"
+        self.scopes[-1].lines.append(f"  {name} = {text}")
         return name
 
     def intrinsic(self, name: str, type: str, *args: tuple[str, str]) -> str:
@@ -94,15 +96,16 @@ class IndexEmitter:
 
     def resolve(self, index: Index) -> tuple[int, list[tuple[Place, int]]]:
         """(constant, [(SSA place, coefficient)]) with unrolled variables put in."""
+        # This is where most of the emitter's time goes.
         constant = index.constant
         places: dict[Place, int] = {}
         for atom, coefficient in index.terms:
-            known = self.atom(atom)
+            known = self.variables[atom.name] if type(atom) is Var else self.atom(atom)
             if isinstance(known, int):
                 constant += known * coefficient
             else:
                 places[known] = places.get(known, 0) + coefficient
-        return constant, [(p, c) for p, c in places.items() if c]
+        return constant, [(p, c) for p, c in places.items() if c] if places else []
 
     def atom(self, atom: Atom) -> int | Place:
         if isinstance(atom, Var):
@@ -137,6 +140,8 @@ class IndexEmitter:
 
     def linear(self, places: list[tuple[Place, int]]) -> Place:
         """The sum of coefficient * place, its parts as far out as they can stand."""
+        if len(places) == 1 and places[0][1] == 1:
+            return places[0][0]
         total: str | None = None
         terms: tuple[tuple[str, int], ...] = ()
         depth = 0
@@ -155,6 +160,8 @@ class IndexEmitter:
 
     def whole(self, index: Index) -> int | Place:
         """The index as a number or one SSA value."""
+        if not index.terms:
+            return index.constant
         constant, places = self.resolve(index)
         if not places:
             return constant

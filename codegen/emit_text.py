@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from functools import cache
 
 from cnnc.ir.types import DType
 
@@ -18,11 +19,13 @@ ELEMENTS = {
 }
 
 
+@cache
 def vector_type(lanes: int) -> str:
     """The LLVM type of a value."""
     return memory_type("float", lanes)
 
 
+@cache
 def memory_type(element: str, lanes: int) -> str:
     """The LLVM type of `lanes` elements."""
     return element if lanes == 1 else f"<{lanes} x {element}>"

@@ -40,30 +40,32 @@ class ValueEmitter(IndexEmitter):
 
     def value(self, value: Value) -> str:
         match value:
-            case Constant():
-                return self.constant(value.number, value.lanes)
+            case Apply():  # the frequent ones first
+                return self.apply(value)
             case Read():
                 return self.registers[self.register(value.tile, value.at)]
             case Load():
                 return self.load(value)
             case Splat():
                 return self.splat(self.value(value.scalar), value.lanes)
+            case Constant():
+                return self.constant(value.number, value.lanes)
+            case Shuffle():
+                return self.shuffle(value)
             case FromIndex():
                 name = self.value_line(f"sitofp i64 {self.operand(value.index)} to float")
                 return name if value.lanes == 1 else self.splat(name, value.lanes)
-            case Apply():
-                return self.apply(value)
-            case Shuffle():
-                return self.shuffle(value)
             case Reduce():
                 return self.reduce(value)
         raise AssertionError(f"unknown value {value}")
 
     def register(self, tile: str, at: tuple[Index, ...]) -> Register:
-        places = tuple(self.whole(i) for i in at)
-        numbers = tuple(p for p in places if isinstance(p, int))
-        assert len(numbers) == len(places), f"{self.program.name}: {tile} is indexed by a variable"
-        return tile, numbers
+        numbers = []
+        for index in at:
+            number = self.whole(index)
+            assert isinstance(number, int), f"{self.program.name}: {tile} is indexed by a variable"
+            numbers.append(number)
+        return tile, tuple(numbers)
 
     @staticmethod
     def constant(number: float, lanes: int) -> str:
@@ -119,11 +121,11 @@ class ValueEmitter(IndexEmitter):
     def apply(self, apply: Apply) -> str:
         type = vector_type(apply.lanes)
         args = [self.value(a) for a in apply.args]
+        if apply.function in ("add", "sub", "mul", "div"):
+            return self.value_line(f"f{apply.function} {type} {args[0]}, {args[1]}")
         typed = [(type, a) for a in args]
         suffix = "f32" if apply.lanes == 1 else f"v{apply.lanes}f32"
         match apply.function:
-            case "add" | "sub" | "mul" | "div":
-                return self.value_line(f"f{apply.function} {type} {args[0]}, {args[1]}")
             case "neg":
                 return self.value_line(f"fneg {type} {args[0]}")
             case "fma":

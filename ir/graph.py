@@ -16,12 +16,12 @@ from enum import Enum
 from functools import cached_property
 from itertools import pairwise
 
-import networkx as nx
 import numpy as np
 
 from cnnc.ir.kernel import Kernel, Site
 from cnnc.ir.location import CnncError, Diagnostic, Location, ShapeError
 from cnnc.ir.op import Array, Op
+from cnnc.ir.order import in_order
 from cnnc.ir.target import Target
 from cnnc.ir.types import PLAIN, DType, Sym, TensorType, bind_dim
 
@@ -431,18 +431,12 @@ class Builder:
 
     def finish(self) -> Graph:
         """The graph, its nodes in topological order and otherwise in the order they were added."""
-        order = {name: i for i, name in enumerate(self._nodes)}
-        dependencies: nx.DiGraph = nx.DiGraph()
-        dependencies.add_nodes_from(order)
-        for node in self._nodes.values():
-            for operand in node.operands:
-                if operand in self._producers:
-                    dependencies.add_edge(self._producers[operand], node.name)
-        try:
-            names = list(nx.lexicographical_topological_sort(dependencies, key=order.__getitem__))
-        except nx.NetworkXUnfeasible:
-            loop = " -> ".join(a for a, _ in nx.find_cycle(dependencies))
-            raise CnncError(f"the graph has a cycle: {loop}") from None
+        names = in_order(
+            {
+                name: [self._producers[o] for o in node.operands if o in self._producers]
+                for name, node in self._nodes.items()
+            }
+        )
         return Graph(
             self.name,
             tuple(self.inputs),

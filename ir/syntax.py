@@ -30,11 +30,12 @@ _TERMINALS = {
 
 
 @cache
-def _lark() -> Lark:
+def _lark(start: str) -> Lark:
+    """The parser for one of the grammar's rules; of the others only what it needs is prepared."""
     grammar = Path(__file__).with_name("graph.lark").read_text(encoding="utf-8")
     return Lark(
         grammar,
-        start=["graph", "pipeline"],
+        start=start,
         parser="lalr",
         propagate_positions=True,
         maybe_placeholders=False,
@@ -51,9 +52,9 @@ class Source:
     def tree(self, start: str) -> Tree[Token]:
         """The syntax tree from the grammar's rule `start`. Raises `ParseError`, located."""
         try:
-            return _lark().parse(self.text, start=start)
+            return _lark(start).parse(self.text)
         except UnexpectedInput as error:
-            raise self._unexpected(error) from None
+            raise self._unexpected(error, start) from None
 
     def at(self, where: Syntax) -> Location:
         """The place of a token or tree; of its first line, if it spans several."""
@@ -83,7 +84,7 @@ class Source:
         text = token[1:]
         return self.string(token.update(value=text)) if text.startswith('"') else str(text)
 
-    def _unexpected(self, error: UnexpectedInput) -> ParseError:
+    def _unexpected(self, error: UnexpectedInput, start: str) -> ParseError:
         if isinstance(error, UnexpectedToken):
             token, wanted = error.token, error.accepts
             found = "the end" if token.type == "$END" else f"`{token}`"
@@ -97,10 +98,10 @@ class Source:
             rows = self.text.rstrip().splitlines() or [""]
             token.line = token.end_line = len(rows)
             token.column = token.end_column = len(rows[-1]) + 1
-        expected = " or ".join(sorted(map(_terminal, wanted or ())))
+        expected = " or ".join(sorted(_terminal(name, start) for name in wanted or ()))
         return self.fail(f"expected {expected}, found {found}", token)
 
 
-def _terminal(name: str) -> str:
-    literals = {t.name: t.pattern.value for t in _lark().terminals}
+def _terminal(name: str, start: str) -> str:
+    literals = {t.name: t.pattern.value for t in _lark(start).terminals}
     return _TERMINALS.get(name) or f"`{literals.get(name, name)}`"

@@ -75,7 +75,7 @@ def test_loading_needs_none_of_the_compiler(saved: Path) -> None:
 import sys, numpy as np, cnnc
 y = cnnc.load_compiled({str(saved)!r})(np.zeros((1, 1, 8, 8), np.float32))
 assert y.shape == (1, 10)
-heavy = ("llvmlite", "lark", "networkx", "pydantic", "cnnc.driver", "cnnc.passes", "cnnc.ir.graph")
+heavy = ("llvmlite", "lark", "pydantic", "cnnc.driver", "cnnc.passes", "cnnc.ir.graph")
 print([name for name in (*heavy, "cnnc.codegen.kernels", "cnnc.frontends") if name in sys.modules])
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)

@@ -414,7 +414,7 @@ model = cnnc.compile("digits", threads=2)
 assert model(np.zeros((1, 1, 8, 8), np.float32)).shape == (1, 10)
 model.save(sys.argv[1])
 main(["run", sys.argv[1], "--input", "random", "-q"], standalone_mode=False)
-heavy = ("llvmlite", "lark", "networkx", "pydantic", "cnnc.driver", "cnnc.codegen.elf")
+heavy = ("llvmlite", "lark", "pydantic", "cnnc.driver", "cnnc.codegen.elf")
 print(model.report().cached, [name for name in heavy if name in sys.modules])
 """
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}

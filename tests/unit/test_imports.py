@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 ROOMS = ("ir", "passes", "codegen", "frontends", "runtime")
-HEAVY = {"numpy", "llvmlite", "pydantic", "lark", "rich", "networkx", "PIL"}
+HEAVY = {"numpy", "llvmlite", "pydantic", "lark", "rich", "PIL"}
 
 
 def imported(path: Path) -> Iterator[str]:
