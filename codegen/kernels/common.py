@@ -11,7 +11,7 @@ import numpy as np
 
 from cnnc.codegen.scalar import WORK, emit_scalar
 from cnnc.ir.kernel import Halo, Site
-from cnnc.ir.loops import Constant, Index, ProgramBuilder, TileRef, Value, fma
+from cnnc.ir.loops import Constant, Index, ProgramBuilder, TileRef, Value, fma, shuffle
 from cnnc.ir.op import Array, Elementwise, Fusable, Step
 from cnnc.ir.ops import Conv2d
 from cnnc.ir.types import Layout, TensorType
@@ -192,6 +192,31 @@ def multiply_add(
         pixel = p.bind("p", p.load(source, offset, acc.lanes, stride=0))
         for b, vector in enumerate(vectors):
             p.set(acc[b, r, q], fma(vector, pixel, acc[b, r, q]))
+
+
+def sum_lanes(p: ProgramBuilder, vectors: Sequence[Value]) -> Value:
+    """The sums over the lanes of some vectors, at most as many as there are lanes: the first lanes
+    of one vector.
+
+    Halves of two vectors are added at a time, so that sums of both lie beside each other.
+    """
+    lanes = width = vectors[0].lanes  # `width` lanes hold one vector's parts
+    left: list[tuple[Value, list[int]]] = [(v, [i] * lanes) for i, v in enumerate(vectors)]
+    while width > 1:
+        half = width // 2
+        blocks = [at for block in range(0, lanes, width) for at in (block, lanes + block)]
+        low = [at + j for at in blocks for j in range(half)]
+        merged: list[tuple[Value, list[int]]] = []
+        for i in range(0, len(left), 2):
+            (a, owners), (b, others) = left[i], left[min(i + 1, len(left) - 1)]
+            both = [*owners, *others]
+            total = shuffle(a, b, low) + shuffle(a, b, [at + half for at in low])
+            merged.append((p.bind("total", total), [both[at] for at in low]))
+        left, width = merged, half
+    (whole, owners), *more = left
+    assert not more, "there are more vectors than lanes"
+    order = [owners.index(i) for i in range(len(vectors))]
+    return p.bind("sums", shuffle(whole, whole, order + [0] * (lanes - len(order))))
 
 
 def set_bias(p: ProgramBuilder, acc: TileRef, bias: View, block: Index) -> None:

@@ -122,8 +122,7 @@ class PairedLoops:
                     column = p.let("column", j * width + start)
                     window = self.window(image, row + r, column)
                     found = self.pairs.sum_inputs(window, width, squares)
-                    for q, total in enumerate(found):
-                        p.store(self.sums, sums + (r * ow + column + q), total)
+                    p.store(self.sums, sums + (r * ow + column), found, count=width)
         whole: Value = squares[0]
         for q in range(1, SUMMED):
             whole = whole + squares[q]

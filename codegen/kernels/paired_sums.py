@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from cnnc.codegen.kernels.common import View, multiply_add
+from cnnc.codegen.kernels.common import View, multiply_add, sum_lanes
 from cnnc.codegen.kernels.paired import TRIPLE, PairedShape
-from cnnc.ir.loops import Index, ProgramBuilder, Reduce, TileRef, Value, fma
+from cnnc.ir.loops import Constant, Index, ProgramBuilder, TileRef, Value, fma
 
 UNROLLED = 4  # lanes of three blocks side by side in the code; even, as signs alternate
 SUMMED = 8  # pixels side by side while inputs are multiplied with each other
@@ -30,8 +30,9 @@ class PairedSums:
 
     def sum_inputs(
         self, window: tuple[Index, Index, Index], width: int, squares: TileRef | None = None
-    ) -> list[Value]:
-        """For `width` neighbouring pixels the products of the window's paired inputs, summed.
+    ) -> Value:
+        """For `width` neighbouring pixels the products of the window's paired inputs, summed: the
+        first lanes of a vector.
 
         `squares` gets the squares of these inputs added, made of x0 ** 2 + x1 ** 2 =
         (x0 + x1) ** 2 - 2 * x0 * x1, which takes one multiply-add less.
@@ -46,9 +47,9 @@ class PairedSums:
         self._sum_rest(total, squares, window)
         with p.unroll("q", width) as q:
             if squares is not None:
-                p.set(squares[q], squares[q] - total[q] * 2.0)
+                p.set(squares[q], fma(total[q], Constant(shape.lanes, -2.0), squares[q]))
             p.set(total[q], total[q] * signs)
-        return [Reduce(1, "add", total[q]) for q in range(width)]
+        return sum_lanes(p, [total[q] for q in range(width)])
 
     def _sum_rest(
         self, total: TileRef, squares: TileRef | None, window: tuple[Index, Index, Index]

@@ -118,8 +118,7 @@ class PairedProducts:
                 with p.loop("j", 0, times) as j:
                     column = p.let("column", j * width + start)
                     found = self.pairs.sum_inputs(self._window(point, column), width)
-                    for q, total in enumerate(found):
-                        p.store(self.sums, point * self.block + column + q, total)
+                    p.store(self.sums, point * self.block + column, found, count=width)
 
     def multiply(self, products: str, block: Index, size: int) -> None:
         """products[point] = U[point] V[point] for one block of output channels."""
