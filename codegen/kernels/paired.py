@@ -12,6 +12,7 @@ from cnnc.ir.op import Array
 from cnnc.ir.target import Target
 
 TRIPLE = 3  # runs of input channels: two in pairs, one on its own
+SUMMED = 8  # most pixels side by side while inputs are multiplied with each other
 SPAN = 32.0  # how far from 1 the size of inputs may be that are taken in pairs
 
 
@@ -50,6 +51,11 @@ class PairedShape:
     def taps(self) -> int:
         """Elements of a window."""
         return self.kh * self.kw
+
+    @property
+    def summed(self) -> int:
+        """Pixels whose inputs are summed side by side: their sums fit into a vector."""
+        return min(SUMMED, self.lanes)
 
     @property
     def panel(self) -> int:

@@ -9,7 +9,7 @@ from cnnc.codegen.kernels.common import (
     zero_halo,
 )
 from cnnc.codegen.kernels.paired import SPAN, TRIPLE, PairedShape
-from cnnc.codegen.kernels.paired_sums import SUMMED, PairedSums
+from cnnc.codegen.kernels.paired_sums import PairedSums
 from cnnc.ir.kernel import Site
 from cnnc.ir.loops import Constant, Index, Program, ProgramBuilder, Reduce, Value, apply, fma
 from cnnc.ir.ops import Conv2d
@@ -115,16 +115,16 @@ class PairedLoops:
         Returns `BALANCED` if the size of these inputs is within `SPAN` of 1, else `UNBALANCED`.
         """
         p, shape, ow = self.p, self.shape, self.site.result.dims[3]
-        squares = p.tile("squares", (SUMMED,), self.lanes)
+        squares = p.tile("squares", (shape.summed,), self.lanes)
         with p.loop("r", 0, height) as r:
-            for start, width, times in pieces(ow, SUMMED):
+            for start, width, times in pieces(ow, shape.summed):
                 with p.loop("j", 0, times) as j:
                     column = p.let("column", j * width + start)
                     window = self.window(image, row + r, column)
                     found = self.pairs.sum_inputs(window, width, squares)
                     p.store(self.sums, sums + (r * ow + column), found, count=width)
         whole: Value = squares[0]
-        for q in range(1, SUMMED):
+        for q in range(1, shape.summed):
             whole = whole + squares[q]
         count = height * ow * shape.taps * 2 * (shape.triples * self.lanes + shape.third)
         mean = p.bind("mean", Reduce(1, "add", whole) * (1.0 / count))

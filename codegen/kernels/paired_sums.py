@@ -10,7 +10,6 @@ from cnnc.codegen.kernels.paired import TRIPLE, PairedShape
 from cnnc.ir.loops import Constant, Index, ProgramBuilder, TileRef, Value, fma
 
 UNROLLED = 4  # lanes of three blocks side by side in the code; even, as signs alternate
-SUMMED = 8  # pixels side by side while inputs are multiplied with each other
 
 
 @dataclass(frozen=True, slots=True)

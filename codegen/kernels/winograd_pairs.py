@@ -22,7 +22,7 @@ from cnnc.codegen.kernels.paired import (
     pack_pairs,
     pack_signs,
 )
-from cnnc.codegen.kernels.paired_sums import SUMMED, PairedSums
+from cnnc.codegen.kernels.paired_sums import PairedSums
 from cnnc.codegen.kernels.winograd import Grid
 from cnnc.ir.loops import Index, ProgramBuilder, Value, apply
 from cnnc.ir.op import Array
@@ -114,7 +114,7 @@ class PairedProducts:
         """The products of paired inputs, summed, for each point and tile."""
         p = self.p
         with p.loop("point", 0, self.grid.points) as point:
-            for start, width, times in pieces(size, SUMMED):
+            for start, width, times in pieces(size, self.shape.summed):
                 with p.loop("j", 0, times) as j:
                     column = p.let("column", j * width + start)
                     found = self.pairs.sum_inputs(self._window(point, column), width)
