@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import nan
 from statistics import median
 from typing import ClassVar
 
@@ -153,7 +154,7 @@ def _best(
         if signature in best:
             continue
         if choice.kernel.approximate:
-            error = choice.kernel.relative_error(site, graph.constants[node.operands[1]])
+            error = _error(choice.kernel, site, graph.constants[node.operands[1]])
             if not error <= budget:
                 continue
             saved = round(exact - choice.kernel.microseconds, 2)
@@ -161,6 +162,14 @@ def _best(
             choice = replace(choice, kernel=kernel)
         best[signature] = choice
     return list(best.values())
+
+
+def _error(kernel: Kernel, site: Site, weight: Array) -> float:
+    """The relative error; NaN, which is in no budget, where it cannot be bounded."""
+    if not np.isfinite(weight).all():  # an infinity would meet another one, and make NaN of Inf
+        return nan
+    with np.errstate(all="ignore"):  # an overflow makes NaN of it as well
+        return kernel.relative_error(site, weight)
 
 
 def reorder_cycles(type: TensorType, target: Target) -> float:

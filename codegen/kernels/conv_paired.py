@@ -127,7 +127,7 @@ class PairedConv(BlockedConv):
             if span:
                 found = emulate_pairs(sample[:, None], x, lanes)
                 errors.append(float(np.abs(found - wanted).max()) / span)
-        return max(errors, default=0.0)
+        return float(np.max(errors, initial=0.0))  # NaN if one is NaN
 
     # -- weights -----------------------------------------------------------------------------
 

@@ -61,7 +61,7 @@ def relative_error(grid: Grid, weight: Array, lanes: int) -> float:
 
         return grid.relative_error(weight, multiply, _SAMPLED)
 
-    return max(estimate(1 / SPREAD), estimate(SPREAD))
+    return float(np.maximum(estimate(1 / SPREAD), estimate(SPREAD)))  # NaN if one is NaN
 
 
 def input_work(grid: Grid, in_blocks: int) -> float:

@@ -7,6 +7,7 @@ their types, layouts as text.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -34,19 +35,22 @@ def picture(graph: Graph) -> Any:
         found.doc_string = str(type)
         return found
 
+    called = _names(graph)
     small = sum(array.nbytes for array in graph.constants.values()) < _MOST_BYTES
     outputs = [info(public, graph.types[value]) for public, value in graph.outputs]
-    inside = [info(v, graph.types[v]) for node in graph.nodes for v in node.results]
-    names = [(value, public) for public, value in graph.outputs if public != value]
-    aliases = [helper.make_node("output", [v], [p], domain=DOMAIN) for v, p in names]
+    inside = [info(called[v], graph.types[v]) for node in graph.nodes for v in node.results]
+    given = [(called[value], public) for public, value in graph.outputs if public != value]
+    aliases = [helper.make_node("output", [v], [p], domain=DOMAIN) for v, p in given]
     made = helper.make_graph(
-        [*(_node(graph, node) for node in graph.nodes), *aliases],
+        [*(_node(graph, node, called) for node in graph.nodes), *aliases],
         graph.name,
-        [info(name, graph.types[name]) for name in graph.inputs],
+        [info(called[name], graph.types[name]) for name in graph.inputs],
         outputs,
-        [numpy_helper.from_array(np.ascontiguousarray(a), n) for n, a in graph.constants.items()]
-        if small
-        else [],
+        [
+            numpy_helper.from_array(np.ascontiguousarray(array), called[name])
+            for name, array in graph.constants.items()
+            if small
+        ],
         value_info=inside,
     )
     versions = [helper.make_opsetid(DOMAIN, 1), helper.make_opsetid("", 17)]
@@ -55,7 +59,20 @@ def picture(graph: Graph) -> Any:
     return model
 
 
-def _node(graph: Graph, node: Node) -> Any:
+def _names(graph: Graph) -> dict[str, str]:
+    """What values are called: as in the graph, unless an output that is another value, such as the
+    same one in another layout, has that name."""
+    taken = {public for public, value in graph.outputs if public != value}
+    names = {}
+    for value in graph.types:
+        name = value
+        while name in taken or (name != value and name in graph.types):
+            name += "'"
+        names[value] = name
+    return names
+
+
+def _node(graph: Graph, node: Node, called: Mapping[str, str]) -> Any:
     from onnx import helper
 
     attributes: dict[str, Any] = dict(field_texts(node.op))
@@ -71,8 +88,8 @@ def _node(graph: Graph, node: Node) -> Any:
         attributes["memory"] = str(graph.places[node.name])
     return helper.make_node(
         node.op.name,
-        list(node.operands),
-        list(node.results),
+        [called[name] for name in node.operands],
+        [called[name] for name in node.results],
         name=node.title,
         domain=DOMAIN,
         **attributes,

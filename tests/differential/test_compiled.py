@@ -19,6 +19,7 @@ from cnnc.ir.ops import (
     Add,
     Cast,
     Concat,
+    Conv2d,
     Div,
     Flatten,
     GatherND,
@@ -208,6 +209,24 @@ def test_an_operand_that_is_another_one_in_another_shape_is_joined_as_well() -> 
     inputs = random_inputs(graph, 2)
     found = cnnc.compile(graph, threads=1, passes="default,-remove-identities").run(inputs)
     assert_close(found["y"], evaluate(graph, inputs)["y"])
+
+
+@pytest.mark.parametrize("special", [0.0, np.inf, -np.inf, np.nan])
+@pytest.mark.parametrize("stride", [1, 2])  # Winograd, and where that is faster products in pairs
+def test_weights_that_are_not_finite(stride: int, special: float) -> None:
+    """Sums in another order would make NaN of some of the infinities."""
+    rng = np.random.default_rng(0)
+    weight = rng.standard_normal((64, 64, 3, 3), dtype=np.float32) * np.float32(0.05)
+    weight[3, 4, 1, 1] = special
+    builder = Builder("special")
+    x = builder.input("x", TensorType((1, 64, 28, 28)))
+    conv = Conv2d(stride=(stride, stride), pad=(1, 1, 1, 1))
+    builder.output("y", builder.add(conv, [x, builder.constant("w", weight)]))
+    graph = builder.finish()
+    inputs = random_inputs(graph, 1)
+    model = cnnc.compile(graph, threads=1)
+    assert any(row.error for row in model.report().kernels) == (special == 0.0)
+    assert_close(model.run(inputs)["y"], evaluate(graph, inputs)["y"])
 
 
 @pytest.mark.parametrize("name", ["digits", "lenet"])

@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner, Result
+from onnx import helper, numpy_helper
 from onnx_models import floats, model, node
 
 import cnnc
@@ -158,6 +159,17 @@ def test_a_planned_graph_is_written_to_be_looked_at(tmp_path: Path) -> None:
     assert [output.name for output in model.graph.output] == ["prob"]
     both = CliRunner().invoke(main, ["export", "lenet", "--planned", "--optimised"])
     assert both.exit_code == 2 and "exclude each other" in both.stderr
+
+
+def test_an_output_may_be_a_layer_in_another_layout(tmp_path: Path) -> None:
+    weight = numpy_helper.from_array(np.ones((16, 16, 3, 3), np.float32), "w")
+    x, y = (helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, ["N", 16, 8, 8]) for n in "xy")
+    conv = helper.make_node("Conv", ["x", "w"], ["y"], pads=[1, 1, 1, 1])
+    path, planned = tmp_path / "conv.onnx", tmp_path / "planned.onnx"
+    onnx.save(helper.make_model(helper.make_graph([conv], "g", [x], [y], [weight])), path)
+    result = CliRunner().invoke(main, ["export", str(path), "--planned", "-o", str(planned)])
+    assert result.exit_code == 0, result.output
+    onnx.checker.check_model(onnx.load(planned))  # every value has one maker
 
 
 def test_what_onnx_runtime_refuses_is_said_in_a_line(
