@@ -30,6 +30,8 @@ from cnnc.ir.types import PLAIN, Layout, Sym, TensorType
 from cnnc.passes.base import Context, Pass
 from cnnc.passes.pbqp import Problem
 
+COPY_CYCLES = 0.3  # for an element that is copied into another layout; fitted to times
+
 Signature = tuple[tuple[int, ...], int]  # the blocks of the operands and of the result
 
 
@@ -98,7 +100,8 @@ def _alternatives(graph: Graph, context: Context) -> dict[str, list[Choice]]:
         site = graph.site(node, context.target)
         if site not in known:
             known[site] = _candidates(site, context)
-        choices = _best(graph, node, site, known[site], context.max_rel_err)
+        offered = _with_borders(graph, node, site, known[site])
+        choices = _best(graph, node, site, offered, context.max_rel_err)
         if not choices:
             raise PassError(
                 Diagnostic(
@@ -126,6 +129,19 @@ def _candidates(site: Site, context: Context) -> list[Choice]:
         microseconds = round(cycles / context.target.ghz / 1000, 2)
         timed = replace(kernel, microseconds=microseconds)
         found.append(Choice(timed, *kernel.blocks(site), cycles))
+    return sorted(found, key=lambda choice: choice.cycles)
+
+
+def _with_borders(graph: Graph, node: Node, site: Site, choices: list[Choice]) -> list[Choice]:
+    """The choices with what it takes to put a border around the caller's arrays, fastest first."""
+    read = [i for i, operand in enumerate(node.operands) if operand in graph.inputs]
+    if not read:
+        return choices
+    found = []
+    for choice in choices:
+        plain = [i for i in read if choice.operands[i] == 1 and any(choice.kernel.halo(site, i))]
+        copied = sum(COPY_CYCLES * _image(site.operands[i]).elements for i in plain)
+        found.append(replace(choice, cycles=choice.cycles + copied))
     return sorted(found, key=lambda choice: choice.cycles)
 
 
@@ -173,10 +189,14 @@ def _error(kernel: Kernel, site: Site, weight: Array) -> float:
 
 
 def reorder_cycles(type: TensorType, target: Target) -> float:
-    """Predicted cycles to copy a tensor into another layout, one image of it; fitted to times."""
-    image = type.bind({d.name: 1 for d in type.shape if isinstance(d, Sym)})
+    """Predicted cycles to copy a tensor into another layout, one image of it."""
+    image = _image(type)
     blocked = image.with_layout(Layout(target.lanes)) if image.rank == 4 else image
-    return 0.3 * blocked.physical_elements + 500.0
+    return COPY_CYCLES * blocked.physical_elements + 500.0
+
+
+def _image(type: TensorType) -> TensorType:
+    return type.bind({d.name: 1 for d in type.shape if isinstance(d, Sym)})
 
 
 def _pick(graph: Graph, choices: Mapping[str, list[Choice]], target: Target) -> dict[str, Choice]:

@@ -5,6 +5,7 @@ from cnnc.codegen.kernels.conv_general import GeneralConv
 from cnnc.codegen.kernels.conv_grouped import GroupedConv
 from cnnc.codegen.kernels.conv_nd import ConvNdKernel
 from cnnc.codegen.kernels.conv_paired import PairedConv
+from cnnc.codegen.kernels.conv_rows import RowWinogradConv
 from cnnc.codegen.kernels.conv_transpose import TransposedConv
 from cnnc.codegen.kernels.conv_transpose_general import GeneralTransposedConv
 from cnnc.codegen.kernels.conv_winograd import WinogradConv
@@ -28,6 +29,7 @@ KERNELS: dict[str, type[Kernel]] = {
     kernel.name: kernel
     for kernel in (
         DirectConv,
+        RowWinogradConv,
         WinogradConv,
         PairedConv,
         Depthwise,
