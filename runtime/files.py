@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,6 +41,8 @@ def replacing(path: str | Path, *, private: bool = False) -> Iterator[BinaryIO]:
             with open(path, "wb") as file:
                 yield file
             return
+        if os.path.exists(path) and not os.access(path, os.W_OK):  # which renaming would not ask
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         place = Path(os.path.realpath(path))
         part = place.with_name(f".{place.name}.{secrets.token_hex(8)}{PART}")
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL

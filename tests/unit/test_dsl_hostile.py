@@ -70,7 +70,7 @@ LONG = {
 
 @pytest.mark.parametrize("name", [*DEEP, *LONG])
 def test_bounded(name: str) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     try:
         graph = load_text((DEEP | LONG)[name], "a.cnn", init="zeros")
     except CnncError as error:
@@ -78,7 +78,7 @@ def test_bounded(name: str) -> None:
         assert error.diagnostics
     else:
         assert len(graph.nodes) <= 10_000
-    assert time.perf_counter() - start < SECONDS
+    assert time.process_time() - start < SECONDS
 
 
 @pytest.mark.parametrize("data", [b"", b"\0" * 1000, b"\xff\xfe" * 100, bytes(range(256)) * 9])

@@ -114,7 +114,7 @@ def test_bad_text_is_an_error() -> None:
 
 def test_measured_numbers_are_those_of_a_processor() -> None:
     assert 0.3 < measure_ghz() < 10
-    # A busy machine measures low; nothing measures more than the nominal units can do.
+    # A neighbour on the same core makes it low; nothing is more than the nominal units can do.
     limit = native_target().flops_per_cycle * 10
     assert 0.2 < measure_peak() < limit
 

@@ -383,6 +383,22 @@ def test_what_was_there_stays_if_the_disk_is_full(
 
 
 @pytest.mark.parametrize(("command", "suffix"), WRITERS.items())
+def test_what_may_not_be_written_stays(
+    command: str, suffix: str, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = tmp_path / f"x{suffix}"
+    old.write_bytes(b"old")
+    # Root may write whatever the mode is.
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
+    result = written(command, path, old)
+    assert result.exit_code == 1
+    assert f"cannot write `{old}`: Permission denied" in result.stderr
+    assert old.read_bytes() == b"old"
+    fresh = written(command, path, tmp_path / f"y{suffix}")
+    assert f"nothing can be written to the folder `{tmp_path}`" in fresh.stderr
+
+
+@pytest.mark.parametrize(("command", "suffix"), WRITERS.items())
 def test_a_pipe_is_written_to_and_not_replaced(
     command: str, suffix: str, path: Path, tmp_path: Path
 ) -> None:

@@ -209,10 +209,12 @@ def test_idle_team_takes_no_processor_time() -> None:
     data = context()
     own = Team(3)
     count(own, data)
-    time.sleep(0.02)
-    before = time.process_time()
-    time.sleep(0.3)
-    assert time.process_time() - before < 0.01
+    spent = []
+    for _ in range(3):  # other threads of this process may have to end something first
+        before = time.process_time()
+        time.sleep(0.1)
+        spent.append(time.process_time() - before)
+    assert min(spent) < 0.01  # a worker that is awake takes all of the 0.1 s
     own.close()
 
 
@@ -222,6 +224,7 @@ def test_teams_leave_no_threads() -> None:
         return len(list(TASKS.iterdir()))
 
     data = context()
+    gc.collect()  # of teams from before
     before = threads()
     for i in range(200):
         own = Team(3)
@@ -234,7 +237,7 @@ def test_teams_leave_no_threads() -> None:
     deadline = time.monotonic() + 5  # the system takes a joined thread off its list a bit later
     while threads() > before and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert threads() == before
+    assert threads() <= before
     assert data[2] == 200 * CHUNKS
 
 
