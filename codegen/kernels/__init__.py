@@ -5,6 +5,7 @@ from cnnc.codegen.kernels.conv_general import GeneralConv
 from cnnc.codegen.kernels.conv_grouped import GroupedConv
 from cnnc.codegen.kernels.conv_nd import ConvNdKernel
 from cnnc.codegen.kernels.conv_paired import PairedConv
+from cnnc.codegen.kernels.conv_paired_rows import PairedRowsConv
 from cnnc.codegen.kernels.conv_rows import RowWinogradConv
 from cnnc.codegen.kernels.conv_transpose import TransposedConv
 from cnnc.codegen.kernels.conv_transpose_general import GeneralTransposedConv
@@ -32,6 +33,7 @@ KERNELS: dict[str, type[Kernel]] = {
         RowWinogradConv,
         WinogradConv,
         PairedConv,
+        PairedRowsConv,
         Depthwise,
         GroupedConv,
         GeneralConv,

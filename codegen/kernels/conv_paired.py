@@ -28,8 +28,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-
 from cnnc.codegen.kernels.blocked import BlockedConv
 from cnnc.codegen.kernels.common import (
     epilogue_cycles,
@@ -38,12 +36,10 @@ from cnnc.codegen.kernels.common import (
     split,
 )
 from cnnc.codegen.kernels.paired import (
-    SPAN,
     PairedShape,
-    emulate_pairs,
     most_pixels,
-    pack_pairs,
-    pack_signs,
+    pack_weight_pairs,
+    pairs_error,
 )
 from cnnc.codegen.kernels.paired_loops import PairedLoops
 from cnnc.ir.kernel import Site
@@ -109,34 +105,13 @@ class PairedConv(BlockedConv):
         return work + 0.5 * moved / target.stream_bytes_per_cycle(target.l2_bytes + 1)
 
     def relative_error(self, site: Site, weight: Array) -> float:
-        """Largest error against float64 on sample inputs, relative to the result's range.
-
-        The sample is some output channels and some windows of seeded noise, half of them cut off
-        at zero as after a relu, of a size `SPAN` times too small and too large.
-        """
-        rng = np.random.default_rng(0)
-        lanes, windows = site.target.lanes, 8
-        sample = weight[:: max(len(weight) // 8, 1)]
-        noise = rng.standard_normal((windows, *sample.shape[1:]))
-        noise[windows // 2 :] = np.maximum(noise[windows // 2 :], 0)
-        errors = []
-        for size in (1 / SPAN, SPAN):
-            x = (noise * size).astype(np.float32)
-            wanted = np.einsum("ochw,pchw->op", sample.astype(np.float64), x.astype(np.float64))
-            span = float(np.abs(wanted).max())
-            if span:
-                found = emulate_pairs(sample[:, None], x, lanes)
-                errors.append(float(np.abs(found - wanted).max()) / span)
-        return float(np.max(errors, initial=0.0))  # NaN if one is NaN
+        return pairs_error(weight, site.target.lanes)
 
     # -- weights -----------------------------------------------------------------------------
 
     def pack_weight(self, site: Site, weight: Array) -> Array:
         """The signs of the lanes, then a panel for each output-channel block."""
-        out, lanes = len(weight), site.target.lanes
-        padded = np.zeros((-(-out // lanes) * lanes, *weight.shape[1:]), np.float32)
-        padded[:out] = weight
-        return np.concatenate([pack_signs(lanes), pack_pairs(padded, lanes).reshape(-1)])
+        return pack_weight_pairs(weight, site.target.lanes)
 
     # -- program -----------------------------------------------------------------------------
 

@@ -21,14 +21,13 @@ import numpy as np
 from cnnc.codegen.kernels.blocked import BlockedConv
 from cnnc.codegen.kernels.common import (
     epilogue_cycles,
-    extras_fit,
     finish,
     pieces,
-    split,
     views,
     zero_halo,
     zero_run,
 )
+from cnnc.codegen.kernels.strips import copy_row, reads_few_channels, strip_height, strip_rows
 from cnnc.codegen.kernels.winograd import combine
 from cnnc.codegen.kernels.winograd_rows import RowTransform, row_transform
 from cnnc.ir.kernel import NO_HALO, Halo, Site
@@ -36,13 +35,10 @@ from cnnc.ir.loops import Index, Program, ProgramBuilder, TileRef, fma
 from cnnc.ir.op import Array
 from cnnc.ir.ops import Conv2d
 from cnnc.ir.target import Target
-from cnnc.ir.types import DType
 
-MOST_CHANNELS = 15
 MOST_POINTS = 8  # beyond it errors grow, but not the gain
 REGISTERS = 32  # with less each sum of products takes two loads, which is no gain
 FREE_REGISTERS = 4  # beside the sums of a tile
-CHUNKS = 12  # parts of the work that threads should find, where there are as many
 TRANSFORM_CYCLES = 0.8  # for an instruction of the transform back, at one multiply-add a cycle
 
 
@@ -62,15 +58,20 @@ class RowWinogradConv(BlockedConv):
 
     @classmethod
     def candidates(cls, site: Site) -> Iterable[RowWinogradConv]:
-        if not _fits(site):
+        op, registers = site.op, site.target.registers
+        if registers < REGISTERS or not reads_few_channels(site) or not isinstance(op, Conv2d):
             return
-        ow, registers = site.result.dims[3], site.target.registers
+        if op.dilation[1] != 1 or op.stride[1] >= site.operands[1].dims[3]:
+            return
+        ow = site.result.dims[3]
         for m in range(2, min(MOST_POINTS, ow) + 1):
             transform = _transform(site, m)
             if transform.points <= MOST_POINTS and transform.n <= 0.8 * m * transform.r:
                 most = max((registers - FREE_REGISTERS) // transform.points, 1)
                 width = pieces(-(-ow // m), most)[0][1]
-                yield cls(tile=m, width=width, rows=_strip(site, transform))
+                yield cls(
+                    tile=m, width=width, rows=strip_rows(site, _row_elements(site, transform))
+                )
 
     def source_block(self, site: Site) -> int:
         return 1
@@ -91,7 +92,7 @@ class RowWinogradConv(BlockedConv):
         )
         row = tiles * vectors * (transform.span / target.fma_per_cycle + 2.0)
         row += site.operands[0].dims[3] / target.lanes * 2
-        inputs = sum(count * _height(site, rows) for _, rows, count in pieces(oh, self.rows))
+        inputs = sum(count * strip_height(site, rows) for _, rows, count in pieces(oh, self.rows))
         work = -(-out // target.lanes) * oh * groups + inputs * channels * row
         moved = site.operands[0].elements * 4 + site.result.elements * 4
         # Prefetching hides half of the time that data takes from beyond L2.
@@ -133,42 +134,11 @@ def _transform(site: Site, m: int) -> RowTransform:
     return row_transform(m, site.operands[1].dims[3], site.op.stride[1])
 
 
-def _fits(site: Site) -> bool:
-    op = site.op
-    if not isinstance(op, Conv2d) or site.result.dtype is not DType.F32 or op.groups != 1:
-        return False
-    if site.constant[0] or not all(site.constant[1 : len(split(site)[0])]):
-        return False
-    if 0 in site.result.shape or 0 in site.operands[0].shape:
-        return False
-    _, channels, _, kw = site.operands[1].dims
-    fits = op.dilation[1] == 1 and op.stride[1] < kw and extras_fit(site, site.target.lanes)
-    return fits and channels <= MOST_CHANNELS and site.target.registers >= REGISTERS
-
-
-def _height(site: Site, rows: int) -> int:
-    """How many rows of the input a strip with that many rows of the result reads."""
-    assert isinstance(site.op, Conv2d)
-    kh = site.operands[1].dims[2]
-    return (rows - 1) * site.op.stride[0] + (kh - 1) * site.op.dilation[0] + 1
-
-
 def _row_elements(site: Site, transform: RowTransform) -> int:
     """Elements of one transformed row of all channels."""
     lanes = site.target.lanes
     tiles = -(-site.result.dims[3] // transform.m)
     return site.operands[1].dims[1] * tiles * -(-transform.n // lanes) * lanes
-
-
-def _strip(site: Site, transform: RowTransform) -> int:
-    """Rows of a strip. The higher it is, the fewer rows are transformed twice."""
-    images, _, oh, _ = site.result.dims
-    row = 4 * _row_elements(site, transform)
-    for most in (16, 8, 4, 2):
-        near = _height(site, min(most, oh)) * row <= site.target.l2_bytes // 2
-        if near and (most <= 4 or images * -(-oh // most) >= CHUNKS):
-            return pieces(oh, most)[0][1]
-    return 1
 
 
 class _Writer:
@@ -194,10 +164,11 @@ class _Writer:
         self.matrix = p.table("inputs", matrix.reshape(-1).tolist())
         # A row of the input between the zeros around it.
         self.line_length = (self.tiles - 1) * transform.step + transform.span
+        self.copied = max(min(self.x.type.dims[3], self.line_length - self.op.pad[1]), 0)
         self.line = p.scratch("line", self.line_length)
         # V: [row of the strip][channel][tile][product]
         self.v_row = _row_elements(site, transform)
-        self.v = p.scratch("v", _height(site, kernel.rows) * self.v_row)
+        self.v = p.scratch("v", strip_height(site, kernel.rows) * self.v_row)
         self.panel = self.channels * self.kh * transform.n * lanes
 
     def write(self) -> Program:
@@ -225,26 +196,19 @@ class _Writer:
         h = self.x.type.dims[2]
         top = p.let("top", row * self.op.stride[0] - above)
         zero_run(p, self.line, Index(0), self.line_length)
-        with p.loop("i", 0, _height(self.site, rows)) as i:
+        with p.loop("i", 0, strip_height(self.site, rows)) as i:
             y, place = p.let("y", top + i), p.let("place", i * self.v_row)
             for first, end in ((-above, 0), (h, h + below)):
                 if first < end:
                     with p.when(y, first, end):
                         zero_run(p, self.v, place, self.v_row)
             with p.when(y, 0, h), p.loop("c", 0, self.channels) as c:
-                self.copy_row(self.x.at(image, c, y, 0))
+                start = self.x.at(image, c, y, 0)
+                copy_row(
+                    p, self.x, start, self.copied, self.line, Index(self.op.pad[1]), self.lanes
+                )
                 for vector in range(self.vectors):
                     self.transform_row(place + c * (self.v_row // self.channels), vector)
-
-    def copy_row(self, start: Index) -> None:
-        """A row of the input to its place in the line."""
-        p, lanes, left = self.p, self.lanes, self.op.pad[1]
-        whole, rest = divmod(max(min(self.x.type.dims[3], self.line_length - left), 0), lanes)
-        with p.loop("j", 0, whole) as j:
-            p.store(self.line, j * lanes + left, p.load(self.x.buffer, start + j * lanes, lanes))
-        if rest:
-            last = p.load(self.x.buffer, start + whole * lanes, lanes, count=rest)
-            p.store(self.line, Index(whole * lanes + left), last, count=rest)
 
     def transform_row(self, place: Index, vector: int) -> None:
         """One vector of points for each tile of the line, to V."""

@@ -133,6 +133,35 @@ def emulate_pairs(weight: Array, x: Array, lanes: int, size: Array | float = 1.0
     return found
 
 
+def pack_weight_pairs(weight: Array, lanes: int) -> Array:
+    """The signs of the lanes, then a panel for each block of output channels."""
+    padded = np.zeros((-(-len(weight) // lanes) * lanes, *weight.shape[1:]), np.float32)
+    padded[: len(weight)] = weight
+    return np.concatenate([pack_signs(lanes), pack_pairs(padded, lanes).reshape(-1)])
+
+
+def pairs_error(weight: Array, lanes: int) -> float:
+    """Largest error against float64 on sample inputs, relative to the result's range.
+
+    The sample is some output channels and some windows of seeded noise, half of them cut off at
+    zero as after a relu, of a size `SPAN` times too small and too large.
+    """
+    rng = np.random.default_rng(0)
+    windows = 8
+    sample = weight[:: max(len(weight) // 8, 1)]
+    noise = rng.standard_normal((windows, *sample.shape[1:]))
+    noise[windows // 2 :] = np.maximum(noise[windows // 2 :], 0)
+    errors = []
+    for size in (1 / SPAN, SPAN):
+        x = (noise * size).astype(np.float32)
+        wanted = np.einsum("ochw,pchw->op", sample.astype(np.float64), x.astype(np.float64))
+        span = float(np.abs(wanted).max())
+        if span:
+            found = emulate_pairs(sample[:, None], x, lanes)
+            errors.append(float(np.abs(found - wanted).max()) / span)
+    return float(np.max(errors, initial=0.0))  # NaN if one is NaN
+
+
 def lane_signs(count: int) -> Array:
     """+1 and -1 in turn: the sign with which a lane's pairs are taken."""
     return np.resize(np.array([1, -1], np.float32), count)

@@ -173,7 +173,7 @@ class PairedSums:
 
     def rest(self, channel: int, window: tuple[Index, Index, Index], i: Index, k: Index) -> Index:
         """Where a channel, counted from behind the triples of blocks, lies under a tap."""
-        block, lane = divmod(channel, self.shape.lanes)
+        block, lane = divmod(channel, self.x.block)
         block += self.shape.triples * TRIPLE
         return self.origin(Index.of(block), window, i, k) + lane
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from kernel_harness import compile_program, planned, presets, run_interpreted, run_native, site_for
 
 from cnnc.codegen.host import can_run, named_target, native_target
-from cnnc.codegen.kernels.conv_rows import MOST_CHANNELS, MOST_POINTS, RowWinogradConv
+from cnnc.codegen.kernels.conv_rows import MOST_POINTS, RowWinogradConv
+from cnnc.codegen.kernels.strips import MOST_CHANNELS
 from cnnc.codegen.kernels.winograd_rows import row_transform
 from cnnc.ir.kernel import NO_HALO, Site
 from cnnc.ir.op import Array, Step

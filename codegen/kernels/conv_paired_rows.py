@@ -1,0 +1,262 @@
+"""Convolution of few input channels by products in pairs; see `conv_paired`.
+
+A strip of rows is copied between zeros, in plain NCHW as it comes. So the products of paired inputs
+are summed for all pixels of a row at once, and for any stride: first each element's, then down the
+window, then across, for every column, of which tiles pick those that the stride meets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar
+
+from cnnc.codegen.kernels.blocked import BlockedConv
+from cnnc.codegen.kernels.common import (
+    View,
+    epilogue_cycles,
+    finish,
+    pieces,
+    views,
+    zero_halo,
+    zero_run,
+)
+from cnnc.codegen.kernels.paired import (
+    SPAN,
+    TRIPLE,
+    PairedShape,
+    most_pixels,
+    pack_weight_pairs,
+    pairs_error,
+)
+from cnnc.codegen.kernels.paired_sums import PairedSums
+from cnnc.codegen.kernels.strips import copy_row, reads_few_channels, strip_height, strip_rows
+from cnnc.ir.kernel import NO_HALO, Halo, Site
+from cnnc.ir.loops import Index, Program, ProgramBuilder, Reduce, TileRef, Value, apply, fma
+from cnnc.ir.op import Array
+from cnnc.ir.ops import Conv2d
+from cnnc.ir.types import TensorType
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairedRowsConv(BlockedConv):
+    """Convolution in pairs of products of a plain NCHW input.
+
+    `columns` is how many pixels of a row are computed at a time; a strip has `rows` rows of the
+    result.
+    """
+
+    name: ClassVar[str] = "paired_rows_conv"
+    approximate: ClassVar[bool] = True
+    columns: int
+    rows: int
+
+    @classmethod
+    def candidates(cls, site: Site) -> Iterable[PairedRowsConv]:
+        if not reads_few_channels(site) or not site.target.spare_adds_per_cycle:
+            return
+        _, channels, _, _ = site.operands[1].dims
+        if TRIPLE <= channels < site.target.lanes:
+            columns = pieces(site.result.dims[3], most_pixels(site.target))[0][1]
+            yield cls(columns=columns, rows=strip_rows(site, _pitch(site) * (channels + 2)))
+
+    def source_block(self, site: Site) -> int:
+        return 1
+
+    def halo(self, site: Site, operand: int) -> Halo:
+        return NO_HALO  # rows are copied between zeros
+
+    def cycles(self, site: Site) -> float:
+        target, shape = site.target, PairedShape.of(site)
+        images, out, oh, ow = site.result.dims
+        tiles = oh * sum(
+            times * shape.tile_cycles(target, width) for _, width, times in pieces(ow, self.columns)
+        )
+        inputs = sum(count * strip_height(site, rows) for _, rows, count in pieces(oh, self.rows))
+        vectors = _pitch(site) / target.lanes
+        sums = vectors * (
+            inputs * (2 * shape.channels + 4 * shape.third) + oh * (4 + shape.kh + shape.kw)
+        )
+        work = -(-out // target.lanes) * tiles + sums
+        moved = site.operands[0].elements * 4 + site.result.elements * 4
+        # Prefetching hides half of the time that data takes from beyond L2.
+        beyond = 0.5 * moved / target.stream_bytes_per_cycle(target.l2_bytes + 1)
+        return images * work + beyond + epilogue_cycles(site, target.lanes)
+
+    def relative_error(self, site: Site, weight: Array) -> float:
+        return pairs_error(weight, site.target.lanes)
+
+    def pack_weight(self, site: Site, weight: Array) -> Array:
+        return pack_weight_pairs(weight, site.target.lanes)
+
+    def program(self, site: Site) -> Program:
+        return _Writer(self, site).write()
+
+
+def _columns(site: Site) -> int:
+    """Columns of which sums are made: up to the last one that a window starts at, in vectors."""
+    assert isinstance(site.op, Conv2d)
+    last, lanes = (site.result.dims[3] - 1) * site.op.stride[1], site.target.lanes
+    return (last // lanes + 1) * lanes
+
+
+def _pitch(site: Site) -> int:
+    """Elements of a row that is copied: what windows read that start at these columns."""
+    assert isinstance(site.op, Conv2d)
+    lanes, kw = site.target.lanes, site.operands[1].dims[3]
+    return _columns(site) + -(-(kw - 1) * site.op.dilation[1] // lanes) * lanes
+
+
+class _Writer:
+    """Writes the loop nest; holds what its parts share."""
+
+    def __init__(self, kernel: PairedRowsConv, site: Site) -> None:
+        assert isinstance(site.op, Conv2d)
+        self.kernel, self.site, self.op = kernel, site, site.op
+        self.p = p = ProgramBuilder(kernel.name)
+        inputs, self.extras, self.y = views(p, site, "x", "weight", "bias")
+        self.x, self.weight = inputs[0], inputs[1]
+        self.bias = inputs[2] if len(inputs) > 2 else None
+        self.shape, self.lanes = PairedShape.of(site), site.target.lanes
+        self.height, self.pitch = strip_height(site, kernel.rows), _pitch(site)
+        # [channel][row of the strip][column], products of pairs [row][column], those of a window's
+        # rows [column], and of whole windows [row of the result][column].
+        strip = TensorType((1, self.shape.channels, self.height, self.pitch))
+        self.strip = View(p.scratch("strip", strip.elements), strip)
+        self.products = p.scratch("products", self.height * self.pitch)
+        self.down = p.scratch("down", self.pitch)
+        self.sums = p.scratch("sums", kernel.rows * _columns(site))
+        pitches = self.op.stride[0] * self.pitch, self.op.stride[1]
+        weight = self.weight.buffer
+        self.pairs = PairedSums(p, self.shape, self.strip, weight, pitches, self.op.dilation)
+
+    def write(self) -> Program:
+        p, (images, out, oh, _) = self.p, self.site.result.dims
+        down = pieces(oh, self.kernel.rows)
+        strips = sum(count for _, _, count in down)
+        with p.parallel("t", 0, images * strips) as t:
+            strip = p.let("strip", t % strips)
+            image = p.let("n", t // strips) if images > 1 else Index(0)
+            first = 0
+            for start, rows, count in down:
+                # One strip of this height; the last strip may be lower.
+                with p.when(strip, first, first + count):
+                    row = p.let("oh", (strip - first) * rows + start)
+                    height = strip_height(self.site, rows)
+                    self.copy(image, row, height)
+                    balanced = self.multiply_inputs(height)
+                    self.sum_up(rows)
+                    with p.loop("block", 0, -(-out // self.lanes)) as block:
+                        for paired in (True, False):
+                            with p.when(balanced, int(paired), int(paired) + 1):
+                                self.rows((image, block, row), rows, paired)
+                first += count
+        zero_halo(p, self.y)
+        return p.finish()
+
+    def copy(self, image: Index, row: Index, height: int) -> None:
+        """The rows that a strip reads, with zeros around them."""
+        p, (above, left, below, _) = self.p, self.op.pad
+        h, w = self.x.type.dims[2:]
+        count = max(min(w, self.pitch - left), 0)
+        top = p.let("top", row * self.op.stride[0] - above)
+        with p.loop("c", 0, self.shape.channels) as c, p.loop("i", 0, height) as i:
+            y, at = p.let("y", top + i), p.let("at", self.strip.at(0, c, i, 0))
+            for first, end in ((-above, 0), (h, h + below)):
+                if first < end:
+                    with p.when(y, first, end):
+                        zero_run(p, self.strip.buffer, at, self.pitch)
+            with p.when(y, 0, h):
+                before = min(left, self.pitch)
+                zero_run(p, self.strip.buffer, at, before)
+                start = self.x.at(image, c, y, 0)
+                copy_row(p, self.x, start, count, self.strip.buffer, at + before, self.lanes)
+                end = before + count
+                zero_run(p, self.strip.buffer, at + end, self.pitch - end)
+
+    def multiply_inputs(self, height: int) -> Index:
+        """The products of paired inputs of a strip.
+
+        Returns a flag: whether the size of these inputs is within `SPAN` of 1.
+        """
+        p, lanes, third = self.p, self.lanes, self.shape.third
+        squares = p.tile("squares", (2,), lanes)
+        with p.loop("i", 0, height) as i, p.loop("j", 0, self.pitch // lanes) as j:
+            total: Value | None = None
+            for u in range(third):
+                one, other = (
+                    p.bind("x", p.load(self.strip.buffer, self.strip.at(0, c, i, j * lanes), lanes))
+                    for c in (u, third + u)
+                )
+                signed = -one if u % 2 else one
+                total = signed * other if total is None else fma(signed, other, total)
+                p.set(squares[0], fma(one, one, squares[0]))
+                p.set(squares[1], fma(other, other, squares[1]))
+            assert total is not None
+            p.store(self.products, i * self.pitch + j * lanes, total)
+        count = 2 * third * height * self.x.type.dims[3]
+        mean = p.bind("mean", Reduce(1, "add", squares[0] + squares[1]) * (1.0 / count))
+        small = apply("less", mean, SPAN**2, 1.0, 0.0)
+        return p.flag("balanced", apply("less", SPAN**-2, mean, small, 0.0))
+
+    def sum_up(self, rows: int) -> None:
+        """The products of paired inputs of a strip, summed over windows that start at a column."""
+        p, lanes, shape = self.p, self.lanes, self.shape
+        columns = _columns(self.site)
+        with p.loop("r", 0, rows) as r:
+            top = p.let("top", r * self.op.stride[0] * self.pitch)
+            with p.loop("j", 0, self.pitch // lanes) as j:
+                total = p.load(self.products, top + j * lanes, lanes)
+                for i in range(1, shape.kh):
+                    at = top + i * self.op.dilation[0] * self.pitch + j * lanes
+                    total = total + p.load(self.products, at, lanes)
+                p.store(self.down, j * lanes, total)
+            with p.loop("j", 0, columns // lanes) as j:
+                total = p.load(self.down, j * lanes, lanes)
+                for k in range(1, shape.kw):
+                    at = j * lanes + k * self.op.dilation[1]
+                    total = total + p.load(self.down, at, lanes)
+                p.store(self.sums, r * columns + j * lanes, total)
+
+    def rows(self, place: tuple[Index, Index, Index], rows: int, paired: bool) -> None:
+        """A strip's results in one block of output channels, from `place` on."""
+        p, (image, block, row) = self.p, place
+        packed = p.let("packed", block * self.shape.panel + self.shape.header)
+        with p.loop("r", 0, rows) as r:
+            for left, width, times in pieces(self.site.result.dims[3], self.kernel.columns):
+                with p.loop("j", 0, times) as j:
+                    column = p.let("column", j * width + left)
+                    acc = p.tile("acc", (1, 1, width), self.lanes)
+                    self.accumulate(acc, packed, r, column, paired)
+                    self.store(acc, packed, (image, block, row + r, column))
+
+    def accumulate(
+        self, acc: TileRef, packed: Index, r: Index, column: Index, paired: bool
+    ) -> None:
+        """The sums of neighbouring pixels of a row of the strip."""
+        p, lanes, stride = self.p, self.lanes, self.op.stride
+        if paired:
+            start = p.bind("start", p.load(self.weight.buffer, packed, lanes))
+            known = p.let("known", r * _columns(self.site) + column * stride[1])
+            for q in range(acc.shape[2]):
+                done = p.load(self.sums, known + q * stride[1], lanes, stride=0)
+                p.set(acc[0, 0, q], start - done)
+        window = Index(0), r * stride[0], column * stride[1]
+        self.pairs.accumulate(acc, window, packed + 2 * lanes, paired=paired)
+
+    def store(self, acc: TileRef, packed: Index, place: tuple[Index, Index, Index, Index]) -> None:
+        """Scales sums back, adds the bias, runs the epilogue."""
+        p, lanes = self.p, self.lanes
+        image, block, row, column = place
+        scale = p.bind("scale", p.load(self.weight.buffer, packed + lanes, lanes))
+        bias = None
+        if self.bias is not None:
+            bias = p.bind("bias", p.load(self.bias.buffer, block * lanes, lanes))
+        for q in range(acc.shape[2]):
+            value = acc[0, 0, q] * scale if bias is None else fma(acc[0, 0, q], scale, bias)
+            at = (image, block, row, column + q)
+            p.store(
+                self.y.buffer,
+                self.y.at(*at),
+                finish(p, self.site, p.bind("y", value), self.extras, *at),
+            )
