@@ -28,7 +28,7 @@ class Target:
     l3_bytes: int = 16 * 1024 * 1024
     l2_bytes_per_cycle: float = 48.0
     l3_bytes_per_cycle: float = 10.0
-    memory_bytes_per_cycle: float = 6.0
+    memory_bytes_per_cycle: float = 8.0
     ghz: float = 3.0
 
     @property

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import product
 from typing import ClassVar
 
@@ -76,16 +76,17 @@ class WinogradConv(BlockedConv):
         n, _, oh, ow = site.result.dims
         blocks = -(-site.result.dims[1] // site.target.lanes)
         depth = 2 if blocks % 2 == 0 else 1
-        halves = blocks // depth % 2 == 0  # whether the output channels can be shared out evenly
-        for tile in _tiles(site):
+        kinds = [(depth, False)]
+        if site.target.spare_adds_per_cycle:
+            kinds.append((1, True))
+        for tile, (depth, paired) in product(_tiles(site), kinds):
+            halves = blocks // depth % 2 == 0  # whether output channels can be shared out evenly
             tiles = -(-oh // tile[0]) * -(-ow // tile[1])
             largest = tiles if halves or n > 1 else -(-tiles // 2)  # two threads find work
-            for block in _block_sizes(site, grid_of(site, tile).points, largest, depth):
-                few = -(-tiles // block) * n < 4 and halves
-                kernel = cls(tile=tile, block=block, depth=depth, share=2 if few else 1)
-                yield kernel
-                if site.target.spare_adds_per_cycle:
-                    yield replace(kernel, depth=1, paired=True)
+            wide = most_pixels(site.target) if paired else 14 if depth == 2 else 28
+            for block in _block_sizes(site, grid_of(site, tile).points, largest, wide, paired):
+                share = 2 if halves and -(-tiles // block) * n < 4 else 1
+                yield cls(tile=tile, block=block, depth=depth, share=share, paired=paired)
 
     def halo(self, site: Site, operand: int) -> Halo:
         if operand:
@@ -120,6 +121,10 @@ class WinogradConv(BlockedConv):
         outputs = grid.output_work * tiles * out_blocks
         weights = 4.0 * grid.points * channels * out_blocks * target.lanes
         moved = 0.5 * 4.0 * (site.operands[0].elements / images + site.result.elements / images)
+        blocks = out_blocks // self.share if self.paired else self.depth
+        scratch = 4.0 * grid.points * self.block * (channels + blocks * target.lanes)
+        if scratch > target.l2_bytes:
+            moved += 2 * scratch * tiles / self.block * self.share
         beyond = target.stream_bytes_per_cycle(target.l2_bytes + 1)
         transforms = TRANSFORM_CYCLES * (inputs + outputs) / target.fma_per_cycle
         passes = -(-tiles // self.block)
@@ -130,21 +135,29 @@ class WinogradConv(BlockedConv):
         """Cycles of the product stage with its weights (bytes), which are read in every pass."""
         # In a network the weights are in memory at first.
         first = weights / target.memory_bytes_per_cycle
-        again = weights * (passes - 1) / target.stream_bytes_per_cycle(weights)
+        rate = target.stream_bytes_per_cycle(weights)
+        if self.paired and weights > target.l2_bytes // 2:
+            # What pairs ask for comes no faster from L3: as much is under way at a time.
+            rate = target.memory_bytes_per_cycle
+        again = weights * (passes - 1) / rate
         if weights > target.l3_bytes // 2:  # which is shared
             first, again = first + again, 0.0
-        # Prefetching hides most of the shorter of the two behind the longer, but pairs leave the
-        # processor less room to run ahead: they wait for memory.
-        waited, hidden = (first, again) if self.paired else (0.0, first + again)
-        return waited + max(products, hidden) + 0.25 * min(products, hidden)
+        # Prefetching hides most of the shorter of the two behind the longer.
+        return max(products, first + again) + 0.25 * min(products, first + again)
 
     def _tile_cycles(self, target: Target, channels: int, width: int) -> float:
         """Cycles of a register tile of the product stage."""
         if self.paired:
-            return PairedShape(channels, target.lanes).tile_cycles(target, width)
+            chunks = winograd_pairs.chunks(channels, self.block, target)
+            return sum(shape.tile_cycles(target, width) for shape in chunks)
         work = self.depth * width / target.fma_per_cycle
         loads = (self.depth + width) / target.load_per_cycle
         return channels * max(work, loads, 4.0) + 2 * self.depth * width + 10
+
+    def chunks(self, site: Site) -> list[PairedShape]:
+        """The input channels as pairs take them."""
+        channels, target = site.operands[1].dims[1], site.target
+        return winograd_pairs.chunks(channels, self.block, target)
 
     def columns(self, target: Target) -> int:
         """How many tiles the product stage takes at a time."""
@@ -156,7 +169,7 @@ class WinogradConv(BlockedConv):
     def relative_error(self, site: Site, weight: Array) -> float:
         grid = grid_of(site, self.tile)
         if self.paired:
-            return winograd_pairs.relative_error(grid, weight, site.target.lanes)
+            return winograd_pairs.relative_error(grid, weight, self.chunks(site))
         return grid.relative_error(weight)
 
     # -- weights -----------------------------------------------------------------------------
@@ -164,12 +177,12 @@ class WinogradConv(BlockedConv):
     def pack_weight(self, site: Site, weight: Array) -> Array:
         """[group][point][channel][block][lane], a group being `depth` output-channel blocks.
 
-        In pairs: the signs of the lanes, then [block][point] panels.
+        In pairs: see `winograd_pairs.pack_points`.
         """
         out, channels, kh, kw = weight.shape
         lanes, grid = site.target.lanes, grid_of(site, self.tile)
         if self.paired:
-            return winograd_pairs.pack_points(grid, weight, lanes)
+            return winograd_pairs.pack_points(grid, weight, self.chunks(site), self.share)
         group = self.depth * lanes
         groups = -(-out // group)
         packed = np.empty((groups, grid.points, channels, self.depth, lanes), np.float32)
@@ -239,15 +252,15 @@ def _sides(taps: int, stride: int, length: int, most: int) -> Iterator[int]:
             yield m
 
 
-def _block_sizes(site: Site, points: int, tiles: int, depth: int) -> set[int]:
-    """How many of that many tiles may be transformed at a time."""
-    # V takes half of L2, or more if that saves a pass; the rest is for the weights that stream
-    # through.
+def _block_sizes(site: Site, points: int, tiles: int, wide: int, paired: bool) -> set[int]:
+    """How many of that many tiles may be transformed at a time, `wide` of which are multiplied at a
+    time."""
+    # V takes half of L2, or more if that saves passes over the weights; the rest is for those that
+    # stream through. Pairs ask for what they need from farther away.
     channels = site.operands[1].dims[1]
     most = max(site.target.l2_bytes // 2 // (points * channels * 4), 7)
-    step = 14 if depth == 2 else 28
-    sizes = {min(tiles, size) for size in (most, max(most // step * step, step), tiles)}
-    return {pieces(tiles, size)[0][1] for size in sizes if size <= 2 * most}
+    sizes = {min(tiles, size) for size in (most, max(most // wide * wide, wide), tiles)}
+    return {pieces(tiles, size)[0][1] for size in sizes if size <= (4 if paired else 2) * most}
 
 
 class _Writer:
@@ -269,17 +282,20 @@ class _Writer:
         self.across = -(-self.ow // kernel.tile[1])
         self.tiles = -(-self.oh // kernel.tile[0]) * self.across
         self.block = block = kernel.block
-        # V: [point][channel block][tile][lane]; products: [point][block of the group][tile][lane].
+        # How many output-channel blocks are multiplied before their products are transformed back.
+        self.run = self.groups // kernel.share if kernel.paired else kernel.depth
+        # V: [point][channel block][tile][lane]; products: [point][block of the run][tile][lane].
         # From point to point an odd number of vectors: the points of a tile, which are stored and
         # loaded together, then lie in different sets of the cache.
         self.v_point = (self.in_blocks * block | 1) * self.lanes
-        self.product_point = (kernel.depth * block | 1) * self.lanes
+        self.product_point = (self.run * block | 1) * self.lanes
         self.v = p.scratch("v", grid.points * self.v_point)
         self.products = p.scratch("products", grid.points * self.product_point)
-        self.pairs = None
+        self.pairs, weight = None, self.weight.buffer
         if kernel.paired:
-            shape, weight = PairedShape(self.channels, lanes), self.weight.buffer
-            self.pairs = PairedProducts(p, grid, shape, block, site.target, self.v, weight)
+            self.pairs = PairedProducts(
+                p, grid.points, kernel.chunks(site), (block, self.run), site.target, self.v, weight
+            )
         self.half = p.scratch("half", grid.rows.n * max(grid.columns.n, grid.columns.span) * lanes)
 
     def write(self) -> Program:
@@ -295,10 +311,11 @@ class _Writer:
                 with p.when(which, first, first + times):
                     tile = p.let("tile", (which - first) * size + start)
                     self.transform_inputs(image, tile, size)
-                    with p.loop("g", 0, self.groups // share) as g:
-                        group = p.let("group", part * (self.groups // share) + g)
-                        self.multiply(group, size)
-                        self.transform_products(image, group, tile, size)
+                    runs = self.groups * self.kernel.depth // self.run // share
+                    with p.loop("r", 0, runs) as r:
+                        run = p.let("run", part * runs + r)
+                        self.multiply(run, size)
+                        self.transform_products(image, run, tile, size)
                 first += times
         zero_halo(p, self.y)
         return p.finish()
@@ -354,15 +371,15 @@ class _Writer:
         if self.pairs is not None:
             self.pairs.sum_up(size)
 
-    def multiply(self, group: Index, size: int) -> None:
-        """products[point] = U[point] V[point] for one group of output-channel blocks."""
+    def multiply(self, run: Index, size: int) -> None:
+        """products[point] = U[point] V[point] for a run of output-channel blocks."""
         if self.pairs is not None:
-            self.pairs.multiply(self.products, group, size)
+            self.pairs.multiply(self.products, run, size)
             return
         p, lanes, depth = self.p, self.lanes, self.kernel.depth
         panel = self.channels * depth * lanes
         with p.loop("point", 0, self.grid.points) as point:
-            weights = p.let("weights", (group * self.grid.points + point) * panel)
+            weights = p.let("weights", (run * self.grid.points + point) * panel)
             for start, width, times in pieces(size, self.kernel.columns(self.site.target)):
                 with p.loop("q", 0, times) as q:
                     acc = p.tile("acc", (depth, 1, width), lanes)
@@ -386,12 +403,12 @@ class _Writer:
                         at = point * self.product_point + (b * self.block + column + r) * lanes
                         p.store(self.products, at, acc[b, 0, r])
 
-    def transform_products(self, image: Index, group: Index, first: Index, size: int) -> None:
+    def transform_products(self, image: Index, run: Index, first: Index, size: int) -> None:
         """y = A' products A, with bias and epilogue, for every tile of the block."""
         p, lanes = self.p, self.lanes
         rows, columns = self.grid.rows, self.grid.columns
-        with p.loop("b", 0, self.kernel.depth) as b, p.loop("k", 0, size) as k:
-            out_block = p.let("oc", group * self.kernel.depth + b)
+        with p.loop("b", 0, self.run) as b, p.loop("k", 0, size) as k:
+            out_block = p.let("oc", run * self.run + b)
             tile = p.let("at", first + k)
             top = p.let("oh", tile // self.across * rows.m)
             left = p.let("ow", tile % self.across * columns.m)

@@ -91,6 +91,19 @@ def test_every_candidate(
     assert_within(run_native(kernel, site, arrays, halo=halo, spare=1), exact(op, arrays))
 
 
+@pytest.mark.parametrize("channels", [96, 97, 130, 200])
+def test_many_channels_are_taken_in_chunks(channels: int) -> None:
+    arrays = layer(3, 1, channels, 64, 29, 26)
+    op = Conv2d(pad=(1, 1, 1, 1))
+    site = site_for(op, list(arrays), [False, True, True])
+    wanted = exact(op, list(arrays))
+    kernels = [k for k in candidates(site) if k.paired and len(k.chunks(site)) > 1]
+    for kernel in kernels[::4]:
+        assert sum(shape.channels for shape in kernel.chunks(site)) == channels
+        assert_within(run_native(kernel, site, list(arrays)), wanted)
+    assert kernels or not site.target.spare_adds_per_cycle
+
+
 def exact_shape(op: Conv2d, arrays: list[Array]) -> tuple[int, ...]:
     return tuple(map(int, exact(replace(op, epilogue=()), arrays).shape))
 
