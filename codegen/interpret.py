@@ -64,7 +64,9 @@ def interpret(
     shared = program.buffers[: len(program.buffers) - len(program.scratch)]
     own = zip(program.buffers[len(shared) :], program.scratch, strict=True)
     memory: dict[str, Buffer] = {name: buffers[name] for name in shared}
-    memory |= {name: np.full(length, np.nan, np.float32) for name, length in own}
+    for name, length in own:
+        start = 0.0 if name in program.kept else np.nan
+        memory[name] = np.full(length, start, np.float32)
     memory |= {t.name: np.array(t.numbers, np.float32) for t in program.tables if not t.is_whole}
     wholes = {t.name: t.numbers for t in program.tables if t.is_whole}
     with np.errstate(all="ignore"):

@@ -31,6 +31,8 @@ FEW_CHUNKS = 4
 MOST_CHUNKS = 64
 WAKE_CYCLES = 20_000.0  # what a second thread must save in a run
 
+_CLEARED = 16  # elements cleared at a time
+
 _LABELS = ("all", "pick", "run", "wait", "done")
 _LOOP_LABELS = ("enter", "image", "again", "leave")
 
@@ -98,6 +100,10 @@ class Schedule:
     def name(self) -> str:
         self.count += 1
         return f"%v{self.count}"
+
+    def label(self, word: str) -> str:
+        self.count += 1
+        return f"{word}.{self.count}"
 
     def value(self, text: str) -> str:
         name = self.name()
@@ -219,12 +225,39 @@ class Schedule:
         pointers = [self.operand(node, i, name) for i, name in enumerate(node.operands)]
         pointers += [self.place(self.graph.places[name]) for name in node.results]
         at = 0
-        for length in scratch:
+        for name, length in zip(program.buffers[-len(scratch) :], scratch, strict=False):
             pointers.append(self.value(f"getelementptr i8, ptr {self.scratch}, i64 {at}"))
+            if name in program.kept:
+                self.clear(pointers[-1], length)
             at += 4 * length
         call = f"call void {function}({', '.join(f'ptr {p}' for p in pointers)}"
         self.share(call, self.steps[node.name], chunks)
         self.count_cycles(self.steps[node.name])
+
+    def clear(self, pointer: str, elements: int) -> None:
+        """Sets float32 to zero; to call `memset` would take a library."""
+        whole, rest = divmod(elements, _CLEARED)
+        kind = f"<{_CLEARED} x float>"
+        if whole:
+            here, clear, cleared = self.label("here"), self.label("clear"), self.label("cleared")
+            i, following = self.name(), self.name()
+            self.lines += [
+                f"  br label %{here}",
+                f"{here}:",
+                f"  br label %{clear}",
+                f"{clear}:",
+                f"  {i} = phi i64 [ 0, %{here} ], [ {following}, %{clear} ]",
+            ]
+            at = self.value(f"getelementptr {kind}, ptr {pointer}, i64 {i}")
+            self.lines += [
+                f"  store {kind} zeroinitializer, ptr {at}, align 4",
+                f"  {following} = add i64 {i}, 1",
+            ]
+            more = self.value(f"icmp slt i64 {following}, {whole}")
+            self.lines += [f"  br i1 {more}, label %{clear}, label %{cleared}", f"{cleared}:"]
+        for last in range(elements - rest, elements):
+            place = self.value(f"getelementptr float, ptr {pointer}, i64 {last}")
+            self.lines.append(f"  store float 0.0, ptr {place}")
 
     def chunks(self, node: Node, program: Program) -> int:
         """How many parts the step is shared out in: more than there are threads, so that one that

@@ -235,6 +235,9 @@ def _run_once(
     result = _Guarded.of(site.result.physical_elements) if in_place is None else operands[in_place]
     scratch = [_Guarded.of(length) for length in program.scratch]
     buffers = [*operands, result, *scratch]
+    for name, guarded in zip(program.buffers, buffers, strict=True):
+        if name in program.kept:
+            guarded.data[:] = 0
     for tid in reversed(range(threads)):
         run([b.data for b in buffers], tid, threads)
     for name, guarded in zip(program.buffers, buffers, strict=True):

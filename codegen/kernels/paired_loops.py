@@ -11,11 +11,10 @@ from cnnc.codegen.kernels.common import (
 from cnnc.codegen.kernels.paired import SPAN, TRIPLE, PairedShape
 from cnnc.codegen.kernels.paired_sums import PairedSums
 from cnnc.ir.kernel import Site
-from cnnc.ir.loops import Constant, Index, Program, ProgramBuilder, Reduce, Value, apply, fma
+from cnnc.ir.loops import Index, Program, ProgramBuilder, Reduce, Value, apply, fma
 from cnnc.ir.ops import Conv2d
 
-# What is known of the size of a strip's inputs.
-UNKNOWN, UNBALANCED, BALANCED = 0.0, 1.0, 2.0
+UNBALANCED, BALANCED = 1.0, 2.0  # what is known of the size of a strip's inputs; 0: nothing
 
 
 class PairedLoops:
@@ -40,17 +39,15 @@ class PairedLoops:
         self.far = used > site.target.l1_bytes and self.shape.taps == 1
         images, out, oh, ow = site.result.dims
         self.strips, self.parts = -(-oh // tile[0]), -(-out // self.lanes) // depth
-        # What is known of a strip's inputs is kept for the parts that come later in the same call.
-        kept = self.strips if self.parts > 1 else 1
-        self.sums = self.p.scratch("sums", kept * tile[0] * ow)
-        self.sizes = self.p.scratch("sizes", images * self.strips)
+        # What is known of a strip's inputs is kept for the parts of the output channels to come.
+        kept = images * self.strips if self.parts > 1 else 1
+        self.sums = self.p.scratch("sums", kept * tile[0] * ow, kept=True)
+        self.sizes = self.p.scratch("sizes", images * self.strips, kept=True)
 
     def write(self) -> Program:
         """The whole program."""
         p, (images, _, oh, _) = self.p, self.site.result.dims
         parts, strips, depth = self.parts, self.strips, self.depth
-        with p.loop("s", 0, images * strips) as s:
-            p.store(self.sizes, s, Constant(1, UNKNOWN))
         with p.parallel("t", 0, images * parts * strips) as t:
             part, strip = p.let("part", t // strips % parts), p.let("strip", t % strips)
             image = p.let("n", t // (strips * parts)) if images > 1 else Index(0)
@@ -59,8 +56,8 @@ class PairedLoops:
                 # One strip of rows of this height; the last strip may be lower.
                 with p.when(strip, first, first + count):
                     row = p.let("oh", (strip - first) * height + start)
-                    sums = p.let("sums_at", self.kept(strip))
                     size = p.let("size", image * strips + strip)
+                    sums = p.let("sums_at", self.kept(size))
                     known = p.flag("known", p.load(self.sizes, size, 1))
                     with p.when(known, 0, 1):
                         p.store(self.sizes, size, self.sum_up(image, row, height, sums))
@@ -77,7 +74,7 @@ class PairedLoops:
         return p.finish()
 
     def kept(self, strip: Index) -> Index:
-        """Where the sums of a strip's inputs are."""
+        """Where the sums of a strip's inputs are, strips being counted through all images."""
         return strip * (self.pixels[0] * self.site.result.dims[3] if self.parts > 1 else 0)
 
     def strip(

@@ -46,6 +46,7 @@ class ProgramBuilder:
     name: str
     _buffers: list[str] = field(default_factory=list)
     _scratch: list[int] = field(default_factory=list)
+    _kept: list[str] = field(default_factory=list)
     _elements: set[tuple[str, DType]] = field(default_factory=set)
     _tables: list[Table] = field(default_factory=list)
     _bodies: list[list[Statement]] = field(default_factory=lambda: [[]])
@@ -69,10 +70,13 @@ class ProgramBuilder:
             self._elements.add((self._buffers[-1], element))
         return self._buffers[-1]
 
-    def scratch(self, name: str, elements: int) -> str:
-        """Declares a buffer that each thread has of its own; its contents start undefined."""
+    def scratch(self, name: str, elements: int, kept: bool = False) -> str:
+        """Declares a buffer that each thread has of its own. Its contents start undefined, or as
+        zeros if it is kept from one part of the work to the next."""
         self._buffers.append(self._unique(name))
         self._scratch.append(elements)
+        if kept:
+            self._kept.append(self._buffers[-1])
         return self._buffers[-1]
 
     def table(self, name: str, numbers: Sequence[float]) -> str:
@@ -180,4 +184,5 @@ class ProgramBuilder:
             tuple(self._scratch),
             frozenset(self._elements),
             tuple(self._tables),
+            frozenset(self._kept),
         )

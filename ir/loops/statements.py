@@ -115,7 +115,9 @@ class Program:
 
     `scratch` gives the length in elements of the last buffers, which each thread has of its own;
     `elements` are the buffers that do not hold float32, and what they hold. A load makes float32 of
-    it; only truth values can be stored. `tables` are read like buffers.
+    it; only truth values can be stored. `tables` are read like buffers. A kernel's work may be cut
+    into parts, of which a thread does several: scratch that is `kept` is zero before a thread's
+    first part, and the next finds what the last one left there.
     """
 
     name: str
@@ -124,6 +126,7 @@ class Program:
     scratch: tuple[int, ...] = ()
     elements: frozenset[tuple[str, DType]] = frozenset()
     tables: tuple[Table, ...] = ()
+    kept: frozenset[str] = frozenset()
 
     @property
     def width(self) -> int:

@@ -25,12 +25,16 @@ def print_program(program: Program) -> str:
     own = zip(program.buffers[len(shared) :], program.scratch, strict=True)
     elements = dict(program.elements)
     shown = (f"{elements[name]} {name}" if name in elements else name for name in shared)
-    parameters = [*shown, *(f"scratch {name}[{length}]" for name, length in own)]
+    parameters = [*shown, *(f"{_word(name, program)} {name}[{length}]" for name, length in own)]
     lines = [f"kernel {program.name}({', '.join(parameters)})"]
     for table in program.tables:
         lines.append(f"  table {table.name} = [{', '.join(map(str, table.numbers))}]")
     lines += _print_body(program.body, 1)
     return "\n".join(lines) + "\n"
+
+
+def _word(name: str, program: Program) -> str:
+    return "kept" if name in program.kept else "scratch"
 
 
 def _print_body(body: Sequence[Statement], depth: int) -> Iterator[str]:

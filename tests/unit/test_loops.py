@@ -200,6 +200,18 @@ def test_scratch_starts_undefined() -> None:
     np.testing.assert_array_equal(y_array, [1, 2, np.nan, np.nan])
 
 
+def test_kept_scratch_starts_as_zeros() -> None:
+    p, x, y = builder()
+    s = p.scratch("s", 4, kept=True)
+    p.store(s, 0, p.load(x, 0, 2))
+    p.store(y, 0, p.load(s, 0, 4))
+    y_array = numbers(4)
+    program = p.finish()
+    interpret(program, {"x": numbers(4), "y": y_array})
+    np.testing.assert_array_equal(y_array, [1, 2, 0, 0])
+    assert str(program).startswith("kernel test(x, y, kept s[4])\n")
+
+
 def test_native_scratch_is_a_buffer() -> None:
     p, x, y = builder()
     s = p.scratch("s", 8)
