@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import product
+from math import inf
 
 from cnnc.codegen.emit_index import Register, Scope
 from cnnc.codegen.emit_text import (
@@ -25,6 +26,7 @@ from cnnc.codegen.emit_value import ValueEmitter
 from cnnc.ir.loops import (
     Assign,
     Flag,
+    Index,
     Kind,
     Let,
     Loop,
@@ -34,6 +36,7 @@ from cnnc.ir.loops import (
     Store,
     Table,
     Tile,
+    Var,
     When,
 )
 from cnnc.ir.target import Target
@@ -43,7 +46,8 @@ from cnnc.ir.types import DType
 def emit_function(
     program: Program, symbol: str, target: Target | None = None
 ) -> tuple[str, set[str]]:
-    """LLVM text of `void @symbol(ptr buffers..., i64 tid, i64 threads)` and what it declares.
+    """LLVM text of `void @symbol(ptr buffers..., i64 wholes..., float floats..., i64 tid,
+    i64 threads)` and what it declares.
 
     With a `target`, instructions that only it has may be used.
     """
@@ -56,6 +60,8 @@ class _Emitter(ValueEmitter):
 
     def function(self) -> str:
         parameters = [f"ptr %{name}" for name in self.program.buffers]
+        parameters += [f"i64 %{name}" for name in self.program.wholes]
+        parameters += [f"float %{name}" for name in self.program.floats]
         parameters += ["i64 %tid", "i64 %threads"]
         self.body(self.program.body)
         lines = [*map(self.table, self.program.tables)]
@@ -151,7 +157,7 @@ class _Emitter(ValueEmitter):
         """(first, end, whether the loop surely runs) of this thread's share."""
         start, stop = self.whole(loop.start), self.whole(loop.stop)
         if loop.kind is Kind.SERIAL:
-            runs = isinstance(start, int) and isinstance(stop, int) and start < stop
+            runs = isinstance(start, int) and start < self.least(loop.stop)
             first, end = (str(p) if isinstance(p, int) else p[0] for p in (start, stop))
             return first, end, runs
         assert isinstance(start, int) and isinstance(stop, int), "parallel bounds are numbers"
@@ -161,6 +167,14 @@ class _Emitter(ValueEmitter):
             share = self.value_line(f"udiv i64 {scaled}, %threads")
             shares.append(self.value_line(f"add nuw nsw i64 {share}, {start}"))
         return shares[0], shares[1], False
+
+    def least(self, index: Index) -> float:
+        """What the index surely is, at least, as far as that is simple to say."""
+        given = [isinstance(a, Var) and a.name in self.program.wholes for a, _ in index.terms]
+        if all(given) and all(c > 0 for _, c in index.terms):
+            return index.constant
+        bound = self.whole(index)
+        return bound if isinstance(bound, int) else -inf
 
     def loop(self, loop: Loop) -> None:
         first, end, runs = self.bounds(loop)

@@ -45,7 +45,7 @@ class IndexEmitter:
         self.symbol = symbol
         self.count = 0
         self.scopes: list[Scope] = [Scope("entry")]
-        self.variables: dict[str, int | Place] = {}
+        self.variables: dict[str, int | Place] = {n: (f"%{n}", 0) for n in program.wholes}
         self.tiles: dict[str, Tile] = {}
         self.registers: dict[Register, str] = {}
         self.declared: set[str] = set()
@@ -133,6 +133,8 @@ class IndexEmitter:
         if function in ("min", "max"):
             text = self.intrinsic(f"s{function}.i64", "i64", ("i64", a), ("i64", b))
             return self.placed(depth, key, text)
+        if function == "mul":
+            return self.placed(depth, key, f"mul nsw i64 {a}, {b}")
         # Both operands of a quotient are loop variables and sizes, which are not negative, except
         # where a kernel says otherwise by an explicit `max(..., 0)`.
         operation = "udiv" if function == "floordiv" else "urem"
@@ -200,4 +202,6 @@ def _fold(function: str, a: int, b: int) -> int:
             return a % b
         case "min":
             return min(a, b)
-    return max(a, b)
+        case "max":
+            return max(a, b)
+    return a * b

@@ -16,6 +16,7 @@ from cnnc.codegen.emit_text import (
 )
 from cnnc.ir.loops import (
     Apply,
+    Argument,
     Constant,
     FromIndex,
     Index,
@@ -52,6 +53,9 @@ class ValueEmitter(IndexEmitter):
                 return self.constant(value.number, value.lanes)
             case Shuffle():
                 return self.shuffle(value)
+            case Argument():
+                name = f"%{value.name}"
+                return name if value.lanes == 1 else self.splat(name, value.lanes)
             case FromIndex():
                 name = self.value_line(f"sitofp i64 {self.operand(value.index)} to float")
                 return name if value.lanes == 1 else self.splat(name, value.lanes)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from cnnc.ir.loops import (
     Apply,
+    Argument,
     Assign,
     Atom,
     Constant,
@@ -47,7 +48,11 @@ Buffer = NDArray[np.float32] | NDArray[np.bool_]
 
 
 def interpret(
-    program: Program, buffers: Mapping[str, Buffer], tid: int = 0, threads: int = 1
+    program: Program,
+    buffers: Mapping[str, Buffer],
+    tid: int = 0,
+    threads: int = 1,
+    arguments: Sequence[float] = (),
 ) -> None:
     """Runs one thread's share of a program, writing into `buffers`.
 
@@ -56,6 +61,7 @@ def interpret(
         buffers: a flat array for each buffer that is not scratch, of bool where it holds truths.
         tid: which of the threads to be, 0 <= tid < threads.
         threads: among how many the parallel loops are shared out.
+        arguments: the numbers that the program is given, `wholes` and then `floats`.
 
     Raises:
         IndexError: an access outside a buffer or tile, or a quotient of a negative index.
@@ -69,8 +75,9 @@ def interpret(
         memory[name] = np.full(length, start, np.float32)
     memory |= {t.name: np.array(t.numbers, np.float32) for t in program.tables if not t.is_whole}
     wholes = {t.name: t.numbers for t in program.tables if t.is_whole}
+    given = dict(zip((*program.wholes, *program.floats), arguments, strict=True))
     with np.errstate(all="ignore"):
-        _Interpreter(program.name, memory, wholes, tid, threads).body(program.body)
+        _Interpreter(program.name, memory, wholes, given, tid, threads).body(program.body)
 
 
 class _Interpreter:
@@ -79,12 +86,14 @@ class _Interpreter:
         name: str,
         memory: dict[str, Buffer],
         tables: Mapping[str, Sequence[float]],
+        arguments: Mapping[str, float],
         tid: int,
         threads: int,
     ) -> None:
         self.name, self.memory, self.tid, self.threads = name, memory, tid, threads
         self.tables = tables
-        self.variables: dict[str, int] = {}
+        self.variables = {n: x for n, x in arguments.items() if isinstance(x, int)}
+        self.floats = {n: x for n, x in arguments.items() if isinstance(x, float)}
         self.tiles: dict[str, dict[tuple[int, ...], Floats]] = {}
 
     def body(self, body: Sequence[Statement]) -> None:
@@ -137,6 +146,8 @@ class _Interpreter:
         left, right = (self.index(a) for a in atom.args)
         if atom.function in ("min", "max"):
             return min(left, right) if atom.function == "min" else max(left, right)
+        if atom.function == "mul":
+            return left * right
         if left < 0:
             raise IndexError(f"{self.name}: {atom} is a quotient of the negative number {left}")
         return left // right if atom.function == "floordiv" else left % right
@@ -164,6 +175,8 @@ class _Interpreter:
         match value:
             case Constant():
                 return np.full(value.lanes, value.number, np.float32)
+            case Argument():
+                return np.full(value.lanes, self.floats[value.name], np.float32)
             case Read():
                 return self.tiles[value.tile][self.register(value.tile, value.at)]
             case Load():

@@ -1,20 +1,23 @@
 """A planned graph -> LLVM modules and the packed weights.
 
-Nodes that need the same loop program share one function. Each function is a piece that can be
-compiled by itself, while the others are being written and the weights packed; the schedule, which
-calls them, is in `schedule` and makes the last piece. Nodes whose kernel is not native split it
-into segments (`run0`, `run1`, ...), between which they run in NumPy.
+Nodes that need the same loop program, or the same but for some numbers, share one function. Each
+function is a piece that can be compiled by itself, while the others are being written and the
+weights packed; the schedule, which calls them, is in `schedule` and makes the last piece. Nodes
+whose kernel is not native split it into segments (`run0`, `run1`, ...), between which they run in
+NumPy.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from cnnc.codegen.emit import emit_function
+from cnnc.codegen.families import families
 from cnnc.codegen.schedule import Schedule
 from cnnc.ir.graph import Graph, Node
 from cnnc.ir.kernel import Kernel, Site
@@ -94,14 +97,10 @@ def build_module(
     """
     report = progress or (lambda what, done, total: None)
     functions = _Functions(target, written or (lambda piece: None))
-    for i, node in enumerate(graph.nodes):
-        site = graph.site(node, target)
-        assert node.kernel is not None, "build_module takes a planned graph"
-        if node.kernel.native and not node.kernel.idle(site):
-            report(f"kernel {node.title}", i, len(graph.nodes))
-            functions.add(node, site)
-            if node.kernel.images > 1:
-                functions.add(node, graph.site(node, target, node.kernel.images))
+    jobs = _alike(graph, target)
+    for done, alike in enumerate(jobs):
+        report(f"kernel {alike[0].node.title}", done, len(jobs))
+        functions.add(alike)
     report("packing weights", 0, 1)
     offsets, weights = pack_weights(graph, target)
     segments = _segments(graph, functions.symbols)
@@ -113,11 +112,12 @@ def build_module(
         functions.symbols,
         functions.grouped,
         functions.programs,
+        functions.arguments,
         offsets,
         scratch,
     )
-    runs = [schedule.emit(s.symbol, s.nodes) for s in segments if s.is_native]
-    functions.write("\n".join(runs), schedule.declarations, functions.headers)
+    runs = {s.symbol: s.nodes for s in segments if s.is_native}
+    functions.write(schedule.text(runs), schedule.declarations, functions.headers)
     return NativeModule(
         tuple(functions.pieces),
         target,
@@ -137,6 +137,45 @@ def _attributes(target: Target) -> str:
     return f"attributes #0 = {{ nounwind{width} }}\n"
 
 
+class _Job(NamedTuple):
+    """A node's kernel that needs a function, for one image or for a group of them."""
+
+    node: Node
+    site: Site
+    kernel: Kernel
+
+
+def _alike(graph: Graph, target: Target) -> list[list[_Job]]:
+    """What needs a function, together with what may share it; in the order of the nodes.
+
+    Such kernels differ in numbers of channels alone. Of others we do not know without their loop
+    programs, and LLVM shall have something to do before all of these are there.
+    """
+    found: dict[Hashable, list[_Job]] = {}
+    for node in graph.nodes:
+        site = graph.site(node, target)
+        assert node.kernel is not None, "build_module takes a planned graph"
+        if not node.kernel.native or node.kernel.idle(site):
+            continue
+        kernel = node.kernel.unpredicted()
+        types = (*site.operands, *site.results)
+        key = kernel, type(site.op), tuple((t.rank, t.shape[2:], t.layout) for t in types)
+        if kernel.images > 1:  # which of its two functions to call is known when it runs
+            found[node.name] = [_Job(node, site, kernel)]
+            several = graph.site(node, target, kernel.images)
+            found[node.name, "several"] = [_Job(node, several, kernel)]
+        else:
+            found.setdefault(key, []).append(_Job(node, site, kernel))
+    return list(found.values())
+
+
+class _Call(NamedTuple):
+    """A function and the numbers that it is given."""
+
+    symbol: str
+    arguments: tuple[int | float, ...]
+
+
 class _Functions:
     """The distinct loop programs and their LLVM text."""
 
@@ -147,16 +186,24 @@ class _Functions:
         self.grouped: dict[str, str] = {}  # node -> function for a group of images
         self.pieces: list[Piece] = []
         self.headers: set[str] = set()  # declarations of the functions
-        self._by_site: dict[tuple[Kernel, Site], str] = {}
+        self.arguments: dict[str, tuple[int | float, ...]] = {}  # node -> what it is called with
+        self._by_site: dict[tuple[Kernel, Site], _Call] = {}
         self._by_program: dict[Program, str] = {}
 
-    def add(self, node: Node, site: Site) -> None:
-        assert node.kernel is not None
-        kernel = node.kernel.unpredicted()
-        if (kernel, site) not in self._by_site:
-            self._by_site[kernel, site] = self._emit(kernel.program(site), node)
-        table = self.grouped if node.name in self.symbols else self.symbols
-        table[node.name] = self._by_site[kernel, site]
+    def add(self, jobs: Sequence[_Job]) -> None:
+        """Functions for jobs that may share them."""
+        new = {(j.kernel, j.site): j for j in jobs if (j.kernel, j.site) not in self._by_site}
+        programs = [job.kernel.program(job.site) for job in new.values()]
+        for family in families(programs):
+            own = [list(new)[member] for member in family.arguments]
+            symbol = self._emit(family.program, new[own[0]].node)
+            for key, arguments in zip(own, family.arguments.values(), strict=True):
+                self._by_site[key] = _Call(symbol, arguments)
+        for job in jobs:
+            call = self._by_site[job.kernel, job.site]
+            table = self.grouped if job.node.name in self.symbols else self.symbols
+            table[job.node.name] = call.symbol
+            self.arguments[job.node.name] = call.arguments
 
     def _emit(self, program: Program, node: Node) -> str:
         # Looked up once: the hash of a program goes through all of it.
@@ -165,8 +212,9 @@ class _Functions:
             text, declared = emit_function(program, symbol, self.target)
             # Hidden: other pieces of the model call it, but nobody else.
             self.write(text.replace("define void", "define hidden void", 1), declared)
-            types = ", ".join(["ptr"] * len(program.buffers) + ["i64", "i64"])
-            self.headers.add(f"declare hidden void @{symbol}({types})")
+            types = ["ptr"] * len(program.buffers) + ["i64"] * len(program.wholes)
+            types += ["float"] * len(program.floats) + ["i64", "i64"]
+            self.headers.add(f"declare hidden void @{symbol}({', '.join(types)})")
             self.programs[symbol] = program
         return symbol
 

@@ -15,10 +15,11 @@ The context is an array of 64-bit words; `Slot` says what they hold.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from enum import IntEnum
 from math import ceil
 
+from cnnc.codegen.emit_text import float_text
 from cnnc.codegen.team_text import STEP_LINE
 from cnnc.ir.graph import Graph, Node, Place, Region
 from cnnc.ir.loops import Program
@@ -33,7 +34,6 @@ WAKE_CYCLES = 20_000.0  # what a second thread must save in a run
 
 _CLEARED = 16  # elements cleared at a time
 
-_LABELS = ("all", "pick", "run", "wait", "done")
 _LOOP_LABELS = ("enter", "image", "again", "leave")
 
 _DECLARATIONS = (
@@ -42,6 +42,67 @@ _DECLARATIONS = (
     "declare void @cnnc_wait(ptr, i64)",
     "declare i64 @llvm.readcyclecounter()",
 )
+
+# `share` runs a step in chunks, on whichever threads take them; all are done afterwards. Then, if a
+# profile is asked for, thread 0 adds to the step's cycles those since the last note.
+_SHARE = """define internal void @share(ptr %step, i64 %number, i64 %chunks, i64 %round,
+    i64 %image, i64 %member, i64 %several, i64 %tid, i64 %threads, ptr %context) #0 {{
+entry:
+  %alone = icmp eq i64 %threads, 1
+  br i1 %alone, label %all, label %shared
+all:
+  call void %step({arguments}, i64 0, i64 1)
+  br label %done
+shared:
+  %lines = add i64 %threads, 1
+  %step_bytes = mul i64 %lines, {line}
+  %offset = mul i64 %step_bytes, %number
+  %counters_at = getelementptr i64, ptr %context, i64 {counters}
+  %counters = load ptr, ptr %counters_at
+  %counter = getelementptr i8, ptr %counters, i64 %offset
+  br label %pick
+pick:
+  %chunk = call i64 @cnnc_take(ptr %counter, i64 %tid, i64 %threads, i64 %round, i64 %chunks)
+  %some = icmp sge i64 %chunk, 0
+  br i1 %some, label %run, label %wait
+run:
+  call void %step({arguments}, i64 %chunk, i64 %chunks)
+  call void @cnnc_done(ptr %counter)
+  br label %pick
+wait:
+  %rounds = add i64 %round, 1
+  %target = mul i64 %rounds, %chunks
+  call void @cnnc_wait(ptr %counter, i64 %target)
+  br label %done
+done:
+  call void @note(i64 %number, i64 %tid, ptr %context)
+  ret void
+}}
+
+define internal void @note(i64 %number, i64 %tid, ptr %context) #0 {{
+entry:
+  %profile_at = getelementptr i64, ptr %context, i64 {profile}
+  %profile = load ptr, ptr %profile_at
+  %wanted = icmp ne ptr %profile, null
+  %first = icmp eq i64 %tid, 0
+  %both = and i1 %wanted, %first
+  br i1 %both, label %add, label %done
+add:
+  %now = call i64 @llvm.readcyclecounter()
+  %sum_at = getelementptr i64, ptr %profile, i64 %number
+  %before_at = getelementptr i64, ptr %profile, i64 {last}
+  %sum = load i64, ptr %sum_at
+  %before = load i64, ptr %before_at
+  %gone = sub i64 %now, %before
+  %total = add i64 %sum, %gone
+  store i64 %total, ptr %sum_at
+  store i64 %now, ptr %before_at
+  br label %done
+done:
+  ret void
+}}
+"""
+_STEP = "ptr %context, i64 %tid, i64 %image, i64 %member, i64 %several"  # and the chunk, and chunks
 
 _X86_FLUSH = (
     "declare void @llvm.x86.sse.stmxcsr(ptr)",
@@ -73,12 +134,13 @@ class Schedule:
         symbols: Mapping[str, str],
         grouped: Mapping[str, str],
         programs: Mapping[str, Program],
+        arguments: Mapping[str, Sequence[int | float]],
         offsets: Mapping[tuple[str, int], int],
         scratch_bytes: int,
     ) -> None:
         self.graph, self.target = graph, target
         self.symbols, self.grouped = symbols, grouped
-        self.programs, self.offsets = programs, offsets
+        self.programs, self.arguments, self.offsets = programs, arguments, offsets
         self.scratch_bytes = scratch_bytes
         self.x86 = target.triple.startswith("x86_64")
         self.declarations = {*_DECLARATIONS, *(_X86_FLUSH if self.x86 else ())}
@@ -91,6 +153,7 @@ class Schedule:
         # Numbers in the code: the image, which one of its group it is (empty if all), and how often
         # the step was run before.
         self.image = self.member = self.round = ""
+        self.written: list[str] = []  # the steps' functions
 
     @property
     def parts(self) -> int:
@@ -114,6 +177,18 @@ class Schedule:
         pointer = self.value(f"getelementptr i64, ptr %context, i64 {index}")
         return self.value(f"load {type}, ptr {pointer}")
 
+    def text(self, runs: Mapping[str, Sequence[Node]]) -> str:
+        """LLVM text of functions, by symbol, that run nodes."""
+        emitted = [self.emit(symbol, nodes) for symbol, nodes in runs.items()]
+        share = _SHARE.format(
+            arguments=_STEP,
+            line=STEP_LINE,
+            counters=Slot.COUNTERS,
+            profile=Slot.PROFILE,
+            last=len(self.steps),
+        )
+        return "\n".join([share, *self.written, *emitted])
+
     def emit(self, symbol: str, nodes: Sequence[Node]) -> str:
         """LLVM text of the function that runs the nodes."""
         self.lines = [
@@ -121,18 +196,10 @@ class Schedule:
             "entry:",
         ]
         control = self.flush_denormals() if self.x86 else ""
-        self.arena, self.weights = self.slot(Slot.ARENA), self.slot(Slot.WEIGHTS)
-        scratch, images = self.slot(Slot.SCRATCH), self.slot(Slot.IMAGES, "i64")
-        self.profile, self.counters = self.slot(Slot.PROFILE), self.slot(Slot.COUNTERS)
-        self.first_round, groups = self.slot(Slot.ROUND, "i64"), self.slot(Slot.GROUPS, "i64")
-        lines = self.value("add i64 %threads, 1")
-        self.step_bytes = self.value(f"mul i64 {lines}, {STEP_LINE}")
-        self.lines.append("  %alone = icmp eq i64 %threads, 1")
-        share = self.value(f"mul i64 %tid, {self.scratch_bytes}")
-        self.scratch = self.value(f"getelementptr i8, ptr {scratch}, i64 {share}")
-        count = len(self.graph.inputs) + len(self.graph.outputs)
-        self.arrays = [self.slot(Slot.ARRAYS + i) for i in range(count)]
-        self.count_cycles()
+        images, groups = self.slot(Slot.IMAGES, "i64"), self.slot(Slot.GROUPS, "i64")
+        self.first_round = self.slot(Slot.ROUND, "i64")
+        last = len(self.steps)  # as a number of a step: starts the profile's clock
+        self.lines.append(f"  call void @note(i64 {last}, i64 %tid, ptr %context)")
         self.lines += ["  br label %begin", "begin:"]
         some = self.value(f"icmp sgt i64 {images}, 0")
         self.lines += [
@@ -183,7 +250,7 @@ class Schedule:
             names = [self.graph.nodes[i].name for i in stretch]
             part = [here[name] for name in names if name in here]
             if part and part[0].name in self.grouped:
-                self.member = ""
+                self.image, self.member = "%first", ""
                 self.round = self.value(f"add i64 {groups}, %number")
                 self.call(part[0])
             elif part:
@@ -213,26 +280,71 @@ class Schedule:
         self.lines += [f"  br i1 {more}, label %{image}, label %{leave}", f"{leave}:"]
 
     def call(self, node: Node) -> None:
-        symbol = self.symbols[node.name]
-        function, program = f"@{symbol}", self.programs[symbol]
+        """Shares out the node's step."""
+        number, program = self.steps[node.name], self.programs[self.symbols[node.name]]
         chunks = self.chunks(node, program)
-        scratch = program.scratch
         if node.name in self.grouped:
-            many = self.grouped[node.name]
-            chunks = min(chunks, self.programs[many].width)
-            assert scratch == self.programs[many].scratch, "`Kernel.several` says so"
-            function = self.value(f"select i1 %several, ptr @{many}, ptr {function}")
+            many = self.programs[self.grouped[node.name]]
+            chunks = min(chunks, many.width)
+            assert program.scratch == many.scratch, "`Kernel.several` says so"
+        self.clear_kept(program)
+        several = "0"
+        if self.graph.group > 1:
+            several = self.value("zext i1 %several to i64")
+        self.lines.append(
+            f"  call void @share(ptr @step{number}, i64 {number}, i64 {chunks}, i64 {self.round}, "
+            f"i64 {self.image}, i64 {self.member or 0}, i64 {several}, i64 %tid, i64 %threads, "
+            "ptr %context)"
+        )
+        self.step(node)
+
+    def step(self, node: Node) -> None:
+        """Writes the function of a step, which finds the buffers and calls the kernel.
+
+        A function for each step, and not all in one: giving so many values registers would take
+        LLVM longer than everything else, and more than in proportion.
+        """
+        outer, self.lines = self.lines, []
+        function = f"@{self.symbols[node.name]}"
+        if node.name in self.grouped:
+            some = self.value("icmp ne i64 %several, 0")
+            many = f"@{self.grouped[node.name]}"
+            function = self.value(f"select i1 {some}, ptr {many}, ptr {function}")
         pointers = [self.operand(node, i, name) for i, name in enumerate(node.operands)]
         pointers += [self.place(self.graph.places[name]) for name in node.results]
+        pointers += self.scratches(self.programs[self.symbols[node.name]].scratch)
+        given = [f"ptr {pointer}" for pointer in pointers]
+        for number in self.arguments[node.name]:
+            whole = isinstance(number, int)
+            given.append(f"i64 {number}" if whole else f"float {float_text(number)}")
+        arguments = ", ".join(given)
+        body = "\n".join(self.lines)
+        self.written.append(
+            f"define internal void @step{self.steps[node.name]}({_STEP}, i64 %chunk, i64 %chunks) "
+            f"#0 {{\n{body}\n  call void {function}({arguments}, i64 %chunk, i64 %chunks)\n"
+            "  ret void\n}\n"
+        )
+        self.lines = outer
+
+    def scratches(self, lengths: Sequence[int]) -> Iterator[str]:
+        """Pieces of this thread's scratch, of so many elements each."""
+        if not lengths:
+            return
+        share = self.value(f"mul i64 %tid, {self.scratch_bytes}")
+        own = self.value(f"getelementptr i8, ptr {self.slot(Slot.SCRATCH)}, i64 {share}")
         at = 0
-        for name, length in zip(program.buffers[-len(scratch) :], scratch, strict=False):
-            pointers.append(self.value(f"getelementptr i8, ptr {self.scratch}, i64 {at}"))
-            if name in program.kept:
-                self.clear(pointers[-1], length)
+        for length in lengths:
+            yield self.value(f"getelementptr i8, ptr {own}, i64 {at}")
             at += 4 * length
-        call = f"call void {function}({', '.join(f'ptr {p}' for p in pointers)}"
-        self.share(call, self.steps[node.name], chunks)
-        self.count_cycles(self.steps[node.name])
+
+    def clear_kept(self, program: Program) -> None:
+        """Zeros in this thread's scratch that the parts of a step hand on to each other."""
+        lengths = program.scratch if program.kept else ()
+        names = program.buffers[len(program.buffers) - len(lengths) :]
+        pointers = list(self.scratches(lengths))
+        for name, pointer, length in zip(names, pointers, lengths, strict=True):
+            if name in program.kept:
+                self.clear(pointer, length)
 
     def clear(self, pointer: str, elements: int) -> None:
         """Sets float32 to zero; to call `memset` would take a library."""
@@ -271,49 +383,18 @@ class Schedule:
         self.shared += cycles if chunks > 1 else 0.0
         return chunks
 
-    def share(self, call: str, step: int, chunks: int) -> None:
-        """Runs the call in chunks, on whichever threads take them; all are done afterwards."""
-        all_of_it, pick, run, wait, done = (f"{n}{step}" for n in _LABELS)
-        offset = self.value(f"mul i64 {self.step_bytes}, {step}")
-        pointer = self.value(f"getelementptr i8, ptr {self.counters}, i64 {offset}")
-        self.lines += [
-            f"  br i1 %alone, label %{all_of_it}, label %{pick}",
-            f"{all_of_it}:",
-            f"  {call}, i64 0, i64 1)",
-            f"  br label %{done}",
-            f"{pick}:",
-        ]
-        at = f"ptr {pointer}, i64 %tid, i64 %threads, i64 {self.round}, i64 {chunks}"
-        chunk = self.value(f"call i64 @cnnc_take({at})")
-        some = self.value(f"icmp sge i64 {chunk}, 0")
-        self.lines += [
-            f"  br i1 {some}, label %{run}, label %{wait}",
-            f"{run}:",
-            f"  {call}, i64 {chunk}, i64 {chunks})",
-            f"  call void @cnnc_done(ptr {pointer})",
-            f"  br label %{pick}",
-            f"{wait}:",
-        ]
-        rounds = self.value(f"add i64 {self.round}, 1")
-        target = self.value(f"mul i64 {rounds}, {chunks}")
-        self.lines += [
-            f"  call void @cnnc_wait(ptr {pointer}, i64 {target})",
-            f"  br label %{done}",
-            f"{done}:",
-        ]
-
     def operand(self, node: Node, i: int, name: str) -> str:
         if name in self.graph.constants:
             offset = self.offsets[node.name, i]
-            return self.value(f"getelementptr i8, ptr {self.weights}, i64 {offset}")
+            return self.value(f"getelementptr i8, ptr {self.slot(Slot.WEIGHTS)}, i64 {offset}")
         return self.place(self.graph.places[name])
 
     def place(self, place: Place) -> str:
         if place.region is Region.ARENA:
-            first = self.value(f"getelementptr i8, ptr {self.arena}, i64 {place.offset}")
+            first = self.value(f"getelementptr i8, ptr {self.slot(Slot.ARENA)}, i64 {place.offset}")
             if not place.stride or not self.member:
                 return first
-            apart = self.value(f"mul i64 {self.member}, {place.stride}")
+            apart = self.value(f"mul i64 %member, {place.stride}")
             return self.value(f"getelementptr i8, ptr {first}, i64 {apart}")
         index = place.offset
         if place.region is Region.OUTPUT:
@@ -323,27 +404,10 @@ class Schedule:
             name = self.graph.inputs[index]
         type = self.graph.types[name]
         if not type.shape or isinstance(type.shape[0], int):
-            return self.arrays[index]
+            return self.slot(Slot.ARRAYS + index)
         one = type.bind({symbol: 1 for symbol in self.graph.symbols})
-        offset = self.value(f"mul i64 {self.image}, {one.elements * one.dtype.bytes}")
-        return self.value(f"getelementptr i8, ptr {self.arrays[index]}, i64 {offset}")
-
-    def count_cycles(self, step: int | None = None) -> None:
-        """Where a profile is asked for, thread 0 adds to the step's time what went by."""
-        wanted = self.value(f"icmp ne ptr {self.profile}, null")
-        first = self.value("icmp eq i64 %tid, 0")
-        both = self.value(f"and i1 {wanted}, {first}")
-        here = "begin" if step is None else str(step)
-        note, go_on = f"note_{here}", f"noted_{here}"
-        self.lines += [f"  br i1 {both}, label %{note}, label %{go_on}", f"{note}:"]
-        now = self.value("call i64 @llvm.readcyclecounter()")
-        before_at = self.value(f"getelementptr i64, ptr {self.profile}, i64 {len(self.steps)}")
-        if step is not None:
-            pointer = self.value(f"getelementptr i64, ptr {self.profile}, i64 {step}")
-            sum, before = (self.value(f"load i64, ptr {p}") for p in (pointer, before_at))
-            gone = self.value(f"sub i64 {now}, {before}")
-            self.lines.append(f"  store i64 {self.value(f'add i64 {sum}, {gone}')}, ptr {pointer}")
-        self.lines += [f"  store i64 {now}, ptr {before_at}", f"  br label %{go_on}", f"{go_on}:"]
+        offset = self.value(f"mul i64 %image, {one.elements * one.dtype.bytes}")
+        return self.value(f"getelementptr i8, ptr {self.slot(Slot.ARRAYS + index)}, i64 {offset}")
 
 
 def _least(graph: Graph, target: Target) -> int:

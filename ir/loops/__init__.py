@@ -45,6 +45,7 @@ from cnnc.ir.loops.text import print_program
 from cnnc.ir.loops.values import (
     FUNCTIONS,
     Apply,
+    Argument,
     Constant,
     FromIndex,
     Load,
@@ -61,6 +62,7 @@ from cnnc.ir.loops.values import (
 
 __all__ = [
     "Apply",
+    "Argument",
     "Assign",
     "Atom",
     "Call",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+_SIGNS = {"floordiv": "//", "mod": "%", "mul": "*"}
+
 
 @dataclass(frozen=True, slots=True)
 class Var:
@@ -17,7 +19,8 @@ class Var:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A whole-number function that is not linear: floordiv, mod (by a number > 0), min, max."""
+    """A whole-number function that is not linear: floordiv, mod (by a number > 0), min, max, and
+    mul, the product with a whole number that the program is given."""
 
     function: str
     args: tuple[Index, ...]
@@ -27,7 +30,7 @@ class Call:
         if self.function in ("min", "max"):
             return f"{self.function}({a}, {b})"
         left = f"({a})" if self.args[0].is_sum else a
-        return f"{left} {'//' if self.function == 'floordiv' else '%'} {b}"
+        return f"{left} {_SIGNS[self.function]} {b}"
 
 
 @dataclass(frozen=True, slots=True)

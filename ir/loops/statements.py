@@ -118,6 +118,9 @@ class Program:
     it; only truth values can be stored. `tables` are read like buffers. A kernel's work may be cut
     into parts, of which a thread does several: scratch that is `kept` is zero before a thread's
     first part, and the next finds what the last one left there.
+
+    `wholes` and `floats` name numbers that the caller gives after the buffers: whole ones >= 0,
+    which are used like loop variables, and float32s.
     """
 
     name: str
@@ -127,6 +130,8 @@ class Program:
     elements: frozenset[tuple[str, DType]] = frozenset()
     tables: tuple[Table, ...] = ()
     kept: frozenset[str] = frozenset()
+    wholes: tuple[str, ...] = ()
+    floats: tuple[str, ...] = ()
 
     @property
     def width(self) -> int:

@@ -26,6 +26,8 @@ def print_program(program: Program) -> str:
     elements = dict(program.elements)
     shown = (f"{elements[name]} {name}" if name in elements else name for name in shared)
     parameters = [*shown, *(f"{_word(name, program)} {name}[{length}]" for name, length in own)]
+    parameters += [f"whole {name}" for name in program.wholes]
+    parameters += [f"float {name}" for name in program.floats]
     lines = [f"kernel {program.name}({', '.join(parameters)})"]
     for table in program.tables:
         lines.append(f"  table {table.name} = [{', '.join(map(str, table.numbers))}]")

@@ -44,6 +44,16 @@ class Constant(Value):
 
 
 @dataclass(frozen=True, slots=True)
+class Argument(Value):
+    """One of the numbers that the program is given, in every lane."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True, slots=True)
 class Load(Value):
     """`count` elements at `buffer[offset], buffer[offset + stride], ...`; further lanes are 0."""
 
