@@ -48,6 +48,11 @@ class PairedShape:
         return self.channels % (TRIPLE * self.lanes) // TRIPLE
 
     @property
+    def steps(self) -> int:
+        """Threes of channels that are added for a result, under all taps."""
+        return (self.triples * self.lanes + self.third) * self.taps
+
+    @property
     def taps(self) -> int:
         """Elements of a window."""
         return self.kh * self.kw

@@ -92,14 +92,13 @@ class PairedLoops:
                 self.tile((*place, column), sums + column, height, width, ahead, paired)
 
     def ahead(self, part: Index, strip: Index, g: Index) -> Index:
-        """From where on the tiles of a strip ask for weights, one vector with each triple: so the
+        """From where on the tiles of a strip ask for weights, one vector with each three: so the
         second to fourth strip of a part get those of the next part, which may be beyond L2. What
         follows on the last part are the weights of the network's next layers."""
         depth, shape, lanes = self.depth, self.shape, self.lanes
-        vectors = shape.triples * shape.taps * lanes  # asked for by one tile
         start = (part + 1) * (depth * shape.panel)
         step = (strip - 1) * depth + g
-        return start + step.max(0).min(TRIPLE * depth) * (vectors * lanes)
+        return start + step.max(0).min(TRIPLE * depth) * (shape.steps * lanes)
 
     def window(self, image: Index, row: Index, column: Index) -> tuple[Index, Index, Index]:
         """Where the window of a pixel starts; the halo holds what lies outside the map."""

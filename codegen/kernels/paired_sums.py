@@ -99,8 +99,8 @@ class PairedSums:
     ) -> None:
         """Adds all input channels and taps to the tile acc[0, row, column].
 
-        `packed` is where the weights are, behind the panel's first two vectors. With each triple
-        as many vectors as `asked` says are asked for, from `ahead` on, which will be used later.
+        `packed` is where the weights are, behind the panel's first two vectors. With each
+        three channels `asked` vectors are asked for, from `ahead` on, which will be used later.
         Not `paired`: by plain products. With `inputs_ahead` the next triple of blocks is asked for
         while one is used, for inputs that L1 does not keep from one tile to the next.
         """
@@ -122,12 +122,16 @@ class PairedSums:
                         for at in soon[u::unrolled] if inputs_ahead and paired else ():
                             p.prefetch(self.x.buffer, at, soon=True)
                         if there is not None:
-                            for v in range(asked):
-                                p.prefetch(self.weight, there + (u * asked + v) * lanes)
+                            self._ask(there + u * asked * lanes, asked)
                         sources = [lane + u + run * self.x.pitch(1) for run in range(TRIPLE)]
                         triple(acc, weights + u * step, sources, u % 2 == 1)
-        behind = packed + shape.triples * shape.taps * lanes * step
-        self._accumulate_rest(acc, window, behind, triple)
+        done = shape.triples * shape.taps * lanes
+        there = None if ahead is None else ahead + done * asked * lanes
+        self._accumulate_rest(acc, window, packed + done * step, triple, there, asked)
+
+    def _ask(self, ahead: Index, count: int) -> None:
+        for v in range(count):
+            self.p.prefetch(self.weight, ahead + v * self.shape.lanes)
 
     def _next_inputs(
         self,
@@ -156,6 +160,8 @@ class PairedSums:
         window: tuple[Index, Index, Index],
         packed: Index,
         triple: Callable[[TileRef, Index, Sequence[Index], bool], None],
+        ahead: Index | None,
+        asked: int,
     ) -> None:
         """The channels behind the triples of blocks into the tile."""
         p, shape, lanes = self.p, self.shape, self.shape.lanes
@@ -163,7 +169,10 @@ class PairedSums:
         with p.loop("i", 0, shape.kh) as i, p.loop("k", 0, shape.kw) as k:
             tap = i * shape.kw + k
             for u in range(third):
-                at = packed + (tap * third + u) * (TRIPLE * lanes)
+                step = tap * third + u
+                at = packed + step * (TRIPLE * lanes)
+                if ahead is not None:
+                    self._ask(ahead + step * asked * lanes, asked)
                 sources = [self.rest(run * third + u, window, i, k) for run in range(TRIPLE)]
                 triple(acc, at, sources, u % 2 == 1)
             behind = packed + shape.taps * third * (TRIPLE * lanes)

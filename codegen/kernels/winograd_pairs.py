@@ -177,11 +177,12 @@ class PairedProducts:
         point, chunk = place
         shape, pairs = self.chunks[chunk], self.pairs[chunk]
         passes = pieces(size, most_pixels(self.target))
-        vectors, count = shape.panel // lanes, sum(times for _, _, times in passes)
-        # Each pass over the panel asks for its part of as many weights as the panel has.
-        asked = -(-TRIPLE // count)
-        part, done = asked * shape.triples * lanes, 0
+        left = sum(times for _, _, times in passes)
+        # Together the passes ask for as many vectors as the panel has, some with every step: many at
+        # once would wait for each other.
+        vectors, done, steps = shape.panel // lanes, 0, shape.steps
         for start, width, times in passes:
+            asked = round((vectors - done) / (left * steps))
             with p.loop("q", 0, times) as q:
                 column = p.let("column", q * width + start)
                 acc = p.tile("acc", (1, 1, width), lanes)
@@ -190,15 +191,15 @@ class PairedProducts:
                     at = self._sum(point, chunk, column) + r
                     p.set(acc[0, 0, r], known - p.load(self.sums, at, lanes, stride=0))
                 window = self._window(point, chunk, column)
-                ahead = packed + AHEAD + (q + done) * (part * lanes)
+                ahead = packed + AHEAD + (q * (asked * steps) + done) * lanes
                 pairs.accumulate(acc, window, packed + 2 * lanes, ahead, asked)
                 scale = p.bind("scale", p.load(self.weight, packed + lanes, lanes))
                 for r in range(width):
                     at, total = (row + column + r) * lanes, acc[0, 0, r]
                     before = p.load(products, at, lanes)
                     p.store(products, at, fma(total, scale, before) if chunk else total * scale)
-            done += times
-        for v in range(done * part, vectors):
+            done, left = done + asked * steps * times, left - times
+        for v in range(done, vectors):
             p.prefetch(self.weight, packed + AHEAD + v * lanes)
 
     def _sum(self, point: Index, chunk: int, tile: Index) -> Index:
