@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import pytest
+from graph_harness import read
 
 from cnnc.codegen.host import named_target
 from cnnc.codegen.kernels import KERNELS
+from cnnc.codegen.kernels.conv_direct import DirectConv
+from cnnc.codegen.kernels.move import ReorderKernel
+from cnnc.codegen.kernels.pointwise import PointwiseKernel
 from cnnc.driver import zoo_models
 from cnnc.frontends.dsl.load import load_file
-from cnnc.ir.ops import Reorder
+from cnnc.ir.kernel import NO_HALO, Halo, Kernel, Site
+from cnnc.ir.ops import Conv2d, Reorder
 from cnnc.passes import PASSES, PIPELINES, Context, Pipeline
 
 SIZES = {"unet": {"H": 256, "W": 256}, "yolo_body": {"H": 320, "W": 320}}
@@ -51,3 +56,34 @@ def test_reorders(name: str) -> None:
     pipeline = Pipeline.parse("default", PASSES, PIPELINES)
     planned, _ = pipeline.run(graph.bind(SIZES.get(name, {})), context)
     assert sum(isinstance(node.op, Reorder) for node in planned.nodes) == REORDERS[name]
+
+
+class Bare(DirectConv):
+    """Takes a little longer, but no border."""
+
+    name = "bare_conv"
+
+    def cycles(self, site: Site) -> float:
+        return DirectConv.cycles(self, site) + 100.0
+
+    def halo(self, site: Site, operand: int) -> Halo:
+        return NO_HALO
+
+
+def test_a_border_around_an_input_has_its_price() -> None:
+    graph = read(
+        """
+        graph @stems(%image: f32[1,3,64,64], %x: f32[1,3,64,64]) -> (y: %y, z: %z) level=portable {
+          %w = constant : f32[32,3,3,3]
+          %y = conv2d(%image, %w) {pad=[1,1,1,1]} : f32[1,32,64,64]
+          %a = relu(%x) : f32[1,3,64,64]
+          %z = conv2d(%a, %w) {pad=[1,1,1,1]} : f32[1,32,64,64]
+        }
+        """
+    )
+    kernels: dict[str, type[Kernel]] = {"direct_conv": DirectConv, "bare_conv": Bare}
+    kernels |= {"pointwise": PointwiseKernel, "reorder": ReorderKernel}
+    context = Context(target=named_target("x86-64-v4"), kernels=kernels, exact=True)
+    planned, _ = Pipeline.parse("choose-kernels", PASSES, PIPELINES).run(graph, context)
+    chosen = [n.kernel.name for n in planned.nodes if n.kernel and isinstance(n.op, Conv2d)]
+    assert chosen == ["bare_conv", "direct_conv"]
