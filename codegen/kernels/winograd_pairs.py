@@ -178,8 +178,8 @@ class PairedProducts:
         shape, pairs = self.chunks[chunk], self.pairs[chunk]
         passes = pieces(size, most_pixels(self.target))
         left = sum(times for _, _, times in passes)
-        # Together the passes ask for as many vectors as the panel has, some with every step: if many
-        # are asked for at once they wait for each other.
+        # Together the passes ask for as many vectors as the panel has, some with every step: many
+        # that are asked for at once wait for each other.
         vectors, done, steps = shape.panel // lanes, 0, shape.steps
         for start, width, times in passes:
             asked = round((vectors - done) / (left * steps))
