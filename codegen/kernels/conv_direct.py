@@ -92,12 +92,12 @@ class DirectConv(BlockedConv):
         weights = panel * groups
         source = shape.channels * shape.groups * shape.h * shape.w * 4 * shape.n
         if self.order == "weights":
-            moved = weights + source * (groups if source > target.l2_bytes // 2 else 1)
+            moved = weights + source * (groups - 1 if source > target.l2_bytes // 2 else 0)
             moved += weights * (tiles - 1) if panel > target.l2_bytes * 3 // 4 else 0
         else:
-            moved = source + weights * (tiles if weights > target.l2_bytes * 3 // 4 else 1)
-        moved += site.result.elements * 4
-        # Prefetching hides half of the time that data takes from beyond L2.
+            moved = weights * (tiles if weights > target.l2_bytes * 3 // 4 else 1)
+        # Prefetching hides half of the time that data takes from beyond L2, and all of that of maps
+        # that are gone through once.
         return total + 0.5 * moved / target.stream_bytes_per_cycle(target.l2_bytes + 1)
 
     # -- weights -----------------------------------------------------------------------------

@@ -68,19 +68,8 @@ class PairedConv(BlockedConv):
     def candidates(cls, site: Site) -> Iterable[PairedConv]:
         if not _fits(site):
             return
-        target = site.target
-        blocks = -(-site.result.dims[1] // target.lanes)
         tile = _tile(site)
-        strips = -(-site.result.dims[2] // tile[0])
-        panel = 4 * PairedShape.of(site).panel
-        depths = [
-            d
-            for d in range(1, blocks + 1)
-            if blocks % d == 0
-            and d * panel <= target.l2_bytes // 4
-            and blocks // d * strips >= CHUNKS
-        ]
-        yield cls(tile=tile, depth=max(depths, default=1))
+        yield cls(tile=tile, depth=_depth(site, tile))
 
     # -- cost --------------------------------------------------------------------------------
 
@@ -88,21 +77,20 @@ class PairedConv(BlockedConv):
         target, shape = site.target, PairedShape.of(site)
         images, out, oh, ow = site.result.dims
         blocks = -(-out // target.lanes)
-        strips, parts = -(-oh // self.tile[0]), blocks // self.depth
+        strips = -(-oh // self.tile[0])
         tiles = sum(
             down * across * shape.tile_cycles(target, height * width)
             for _, height, down in pieces(oh, self.tile[0])
             for _, width, across in pieces(ow, self.tile[1])
         )
-        sums = parts * oh * ow * ((shape.triples + 2) * shape.taps + 16.0)
+        sums = oh * ow * (0.7 * (shape.triples + 2) * shape.taps + 12.0)
         work = images * (blocks * tiles + sums) + epilogue_cycles(site, target.lanes)
         panel = 4 * shape.panel
         repeats = strips if self.depth * panel > target.l2_bytes * 3 // 4 else 1
-        source = 4 * site.operands[0].elements
-        moved = blocks * panel * repeats + site.result.elements * 4
-        moved += source * (parts if source > target.l2_bytes // 2 else 1)
-        # Prefetching hides half of the time that data takes from beyond L2.
-        return work + 0.5 * moved / target.stream_bytes_per_cycle(target.l2_bytes + 1)
+        # Nobody asks ahead for the weights of the first part, and asking for the others' hides less
+        # than half of the time that they take. The maps' time is hidden.
+        moved = 0.6 * panel * (blocks * repeats + self.depth)
+        return work + moved / target.stream_bytes_per_cycle(target.l2_bytes + 1)
 
     def relative_error(self, site: Site, weight: Array) -> float:
         return pairs_error(weight, site.target.lanes)
@@ -128,6 +116,28 @@ def _fits(site: Site) -> bool:
     if 0 in site.result.shape or 0 in site.operands[0].shape or not extras_fit(site, lanes):
         return False
     return site.target.spare_adds_per_cycle > 0 and site.operands[1].dims[1] >= lanes
+
+
+def _depth(site: Site, tile: tuple[int, int]) -> int:
+    """How many output-channel blocks are computed for a strip of rows at a time.
+
+    They find the strip's inputs in L1, if it keeps them. If it does not, one block at a time is
+    best, as long as L2 keeps all inputs: little is waited for before weights are asked for ahead.
+    """
+    target, shape = site.target, PairedShape.of(site)
+    _, out, oh, ow = site.result.dims
+    blocks, strips, panel = -(-out // target.lanes), -(-oh // tile[0]), 4 * shape.panel
+    assert isinstance(site.op, Conv2d)
+    # Columns that are left out do not make room for others in the sets of a cache.
+    inputs = 4 * shape.channels * oh * ow * site.op.stride[1]
+    if shape.leaves_l1(target, tile[0] * ow) and inputs + 2 * panel <= target.l2_bytes * 2 // 3:
+        return 1
+    depths = [
+        d
+        for d in range(1, blocks + 1)
+        if blocks % d == 0 and d * panel <= target.l2_bytes // 6 and blocks // d * strips >= CHUNKS
+    ]
+    return max(depths, default=1)
 
 
 def _tile(site: Site) -> tuple[int, int]:

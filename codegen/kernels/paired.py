@@ -72,6 +72,12 @@ class PairedShape:
         """Elements of the packed weights before the first panel."""
         return 2 * self.lanes
 
+    def leaves_l1(self, target: Target, pixels: int) -> bool:
+        """Whether the inputs of a strip of so many pixels are gone from L1 before the next output
+        channels use them. Under several taps they are used again while they are there."""
+        used = 4 * (pixels * self.channels + self.panel)
+        return used > target.l1_bytes and self.taps == 1
+
     def tile_cycles(self, target: Target, pixels: int) -> float:
         """Predicted cycles of a register tile of that many pixels, with all its sums."""
         # Single elements are loaded twice as fast as whole vectors.
@@ -83,7 +89,7 @@ class PairedShape:
         )
         single = max(pixels / target.fma_per_cycle, (1 + pixels / 2) / target.load_per_cycle, 4.0)
         steps = self.channels // TRIPLE * triple + self.channels % TRIPLE * single
-        return self.taps * steps + 4 * pixels + 30
+        return 1.06 * self.taps * steps + 13.0
 
 
 # -- weights -------------------------------------------------------------------------------------

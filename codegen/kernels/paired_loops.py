@@ -33,11 +33,8 @@ class PairedLoops:
         self.pairs = PairedSums(
             self.p, self.shape, self.x, self.weight.buffer, pitches, self.op.dilation
         )
-        # Whether inputs are gone from L1 before the next output channels use them. Under several
-        # taps they are used again while they are there.
-        used = (tile[0] * site.result.dims[3] * self.shape.channels + self.shape.panel) * 4
-        self.far = used > site.target.l1_bytes and self.shape.taps == 1
         images, out, oh, ow = site.result.dims
+        self.far = self.shape.leaves_l1(site.target, tile[0] * ow)
         self.strips, self.parts = -(-oh // tile[0]), -(-out // self.lanes) // depth
         # What is known of a strip's inputs is kept for the parts of the output channels to come.
         kept = images * self.strips if self.parts > 1 else 1
@@ -94,11 +91,14 @@ class PairedLoops:
     def ahead(self, part: Index, strip: Index, g: Index) -> Index:
         """From where on the tiles of a strip ask for weights, one vector with each three: so the
         second to fourth strip of a part get those of the next part, which may be beyond L2. What
-        follows on the last part are the weights of the network's next layers."""
+        follows on the last part are the weights of the network's next layers, of which further
+        strips get more."""
         depth, shape, lanes = self.depth, self.shape, self.lanes
         start = (part + 1) * (depth * shape.panel)
         step = (strip - 1) * depth + g
-        return start + step.max(0).min(TRIPLE * depth) * (shape.steps * lanes)
+        asked = shape.steps * lanes  # by one tile
+        room = self.site.target.l2_bytes // 6 // (4 * max(asked, 1))
+        return start + step.max(0).min(max(TRIPLE * depth, room)) * asked
 
     def window(self, image: Index, row: Index, column: Index) -> tuple[Index, Index, Index]:
         """Where the window of a pixel starts; the halo holds what lies outside the map."""

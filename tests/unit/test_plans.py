@@ -41,7 +41,7 @@ REORDERS = {
     "teaching": 2,
     "unet": 2,
     "vgg16": 2,
-    "yolo_body": 6,
+    "yolo_body": 4,
 }
 
 
