@@ -30,9 +30,25 @@ from cnnc.codegen.kernels.paired import (
     pairs_error,
 )
 from cnnc.codegen.kernels.paired_sums import PairedSums
-from cnnc.codegen.kernels.strips import copy_row, reads_few_channels, strip_height, strip_rows
+from cnnc.codegen.kernels.strips import (
+    copy_row,
+    reads_few_channels,
+    strip_height,
+    strip_of,
+    strip_rows,
+)
 from cnnc.ir.kernel import NO_HALO, Halo, Site
-from cnnc.ir.loops import Index, Program, ProgramBuilder, Reduce, TileRef, Value, apply, fma
+from cnnc.ir.loops import (
+    FromIndex,
+    Index,
+    Program,
+    ProgramBuilder,
+    Reduce,
+    TileRef,
+    Value,
+    apply,
+    fma,
+)
 from cnnc.ir.op import Array
 from cnnc.ir.ops import Conv2d
 from cnnc.ir.types import TensorType
@@ -132,29 +148,21 @@ class _Writer:
 
     def write(self) -> Program:
         p, (images, out, oh, _) = self.p, self.site.result.dims
-        down = pieces(oh, self.kernel.rows)
-        strips = sum(count for _, _, count in down)
+        strips = -(-oh // self.kernel.rows)
         with p.parallel("t", 0, images * strips) as t:
-            strip = p.let("strip", t % strips)
             image = p.let("n", t // strips) if images > 1 else Index(0)
-            first = 0
-            for start, rows, count in down:
-                # One strip of this height; the last strip may be lower.
-                with p.when(strip, first, first + count):
-                    row = p.let("oh", (strip - first) * rows + start)
-                    height = strip_height(self.site, rows)
-                    self.copy(image, row, height)
-                    balanced = self.multiply_inputs(height)
-                    self.sum_up(rows)
-                    with p.loop("block", 0, -(-out // self.lanes)) as block:
-                        for paired in (True, False):
-                            with p.when(balanced, int(paired), int(paired) + 1):
-                                self.rows((image, block, row), rows, paired)
-                first += count
+            row, rows, height = strip_of(p, self.site, t % strips, self.kernel.rows)
+            self.copy(image, row, height)
+            balanced = self.multiply_inputs(height)
+            self.sum_up(rows)
+            with p.loop("block", 0, -(-out // self.lanes)) as block:
+                for paired in (True, False):
+                    with p.when(balanced, int(paired), int(paired) + 1):
+                        self.rows((image, block, row), rows, paired)
         zero_halo(p, self.y)
         return p.finish()
 
-    def copy(self, image: Index, row: Index, height: int) -> None:
+    def copy(self, image: Index, row: Index, height: Index) -> None:
         """The rows that a strip reads, with zeros around them."""
         p, (above, left, below, _) = self.p, self.op.pad
         h, w = self.x.type.dims[2:]
@@ -174,7 +182,7 @@ class _Writer:
                 end = before + count
                 zero_run(p, self.strip.buffer, at + end, self.pitch - end)
 
-    def multiply_inputs(self, height: int) -> Index:
+    def multiply_inputs(self, height: Index) -> Index:
         """The products of paired inputs of a strip.
 
         Returns a flag: whether the size of these inputs is within `SPAN` of 1.
@@ -194,12 +202,12 @@ class _Writer:
                 p.set(squares[1], fma(other, other, squares[1]))
             assert total is not None
             p.store(self.products, i * self.pitch + j * lanes, total)
-        count = 2 * third * height * self.x.type.dims[3]
-        mean = p.bind("mean", Reduce(1, "add", squares[0] + squares[1]) * (1.0 / count))
+        row = Reduce(1, "add", squares[0] + squares[1]) / FromIndex(1, height)
+        mean = p.bind("mean", row * (1.0 / (2 * third * self.x.type.dims[3])))
         small = apply("less", mean, SPAN**2, 1.0, 0.0)
         return p.flag("balanced", apply("less", SPAN**-2, mean, small, 0.0))
 
-    def sum_up(self, rows: int) -> None:
+    def sum_up(self, rows: Index) -> None:
         """The products of paired inputs of a strip, summed over windows that start at a column."""
         p, lanes, shape = self.p, self.lanes, self.shape
         columns = _columns(self.site)
@@ -218,7 +226,7 @@ class _Writer:
                     total = total + p.load(self.down, at, lanes)
                 p.store(self.sums, r * columns + j * lanes, total)
 
-    def rows(self, place: tuple[Index, Index, Index], rows: int, paired: bool) -> None:
+    def rows(self, place: tuple[Index, Index, Index], rows: Index, paired: bool) -> None:
         """A strip's results in one block of output channels, from `place` on."""
         p, (image, block, row) = self.p, place
         packed = p.let("packed", block * self.shape.panel + self.shape.header)

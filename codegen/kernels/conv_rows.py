@@ -27,7 +27,13 @@ from cnnc.codegen.kernels.common import (
     zero_halo,
     zero_run,
 )
-from cnnc.codegen.kernels.strips import copy_row, reads_few_channels, strip_height, strip_rows
+from cnnc.codegen.kernels.strips import (
+    copy_row,
+    reads_few_channels,
+    strip_height,
+    strip_of,
+    strip_rows,
+)
 from cnnc.codegen.kernels.winograd import combine
 from cnnc.codegen.kernels.winograd_rows import RowTransform, row_transform
 from cnnc.ir.kernel import NO_HALO, Halo, Site
@@ -172,31 +178,23 @@ class _Writer:
         self.panel = self.channels * self.kh * transform.n * lanes
 
     def write(self) -> Program:
-        p = self.p
-        down = pieces(self.oh, self.kernel.rows)
-        strips = sum(count for _, _, count in down)
+        p, strips = self.p, -(-self.oh // self.kernel.rows)
         with p.parallel("t", 0, self.images * strips) as t:
-            strip = p.let("strip", t % strips)
             image = p.let("n", t // strips) if self.images > 1 else Index(0)
-            first = 0
-            for start, rows, count in down:
-                # One strip of this height; the last strip may be lower.
-                with p.when(strip, first, first + count):
-                    row = p.let("oh", (strip - first) * rows + start)
-                    self.transform_inputs(image, row, rows)
-                    with p.loop("block", 0, self.blocks) as block:
-                        self.multiply(image, block, row, rows)
-                first += count
+            row, rows, height = strip_of(p, self.site, t % strips, self.kernel.rows)
+            self.transform_inputs(image, row, height)
+            with p.loop("block", 0, self.blocks) as block:
+                self.multiply(image, block, row, rows)
         zero_halo(p, self.y)
         return p.finish()
 
-    def transform_inputs(self, image: Index, row: Index, rows: int) -> None:
+    def transform_inputs(self, image: Index, row: Index, height: Index) -> None:
         """V = B' d for each tile of each channel and row that the strip reads."""
         p, (above, _, below, _) = self.p, self.op.pad
         h = self.x.type.dims[2]
         top = p.let("top", row * self.op.stride[0] - above)
         zero_run(p, self.line, Index(0), self.line_length)
-        with p.loop("i", 0, strip_height(self.site, rows)) as i:
+        with p.loop("i", 0, height) as i:
             y, place = p.let("y", top + i), p.let("place", i * self.v_row)
             for first, end in ((-above, 0), (h, h + below)):
                 if first < end:
@@ -239,7 +237,7 @@ class _Writer:
             if last:
                 yield start + width * (times - 1), width, 1, rest
 
-    def multiply(self, image: Index, block: Index, row: Index, rows: int) -> None:
+    def multiply(self, image: Index, block: Index, row: Index, rows: Index) -> None:
         """The results of a strip in one block of output channels."""
         p, m = self.p, self.kernel.tile
         packed = p.let("packed", block * self.panel)

@@ -43,6 +43,16 @@ def strip_rows(site: Site, row_elements: int) -> int:
     return 1
 
 
+def strip_of(p: ProgramBuilder, site: Site, strip: Index, most: int) -> tuple[Index, Index, Index]:
+    """A strip of at most that many rows: (its first row of the result, how many there are, how many
+    rows of the input they read). Only the last strip is lower."""
+    assert isinstance(site.op, Conv2d)
+    oh = site.result.dims[2]
+    row = p.let("oh", strip * most)
+    rows = p.let("rows", (oh - row).min(most) if oh % most else most)
+    return row, rows, p.let("height", (rows - 1) * site.op.stride[0] + strip_height(site, 1))
+
+
 def copy_row(
     p: ProgramBuilder, x: View, start: Index, count: int, buffer: str, at: Index, lanes: int
 ) -> None:
