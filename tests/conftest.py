@@ -6,13 +6,20 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 GOLDEN = Path(__file__).parent / "golden"
 
-# What a run says depends on the tree alone. `pytest --hypothesis-profile=search` draws anew.
-settings.register_profile("same", derandomize=True)
-settings.register_profile("search", print_blob=True)
+# What a run says depends on the tree alone: not on chance, on the clock, or on where it runs (where
+# `CI` is set, hypothesis has settings of its own). `pytest --hypothesis-profile=search` draws anew.
+PATIENT = settings(
+    settings.get_profile("default"),
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    print_blob=True,
+)
+settings.register_profile("same", PATIENT, derandomize=True)
+settings.register_profile("search", PATIENT)
 settings.load_profile("same")
 
 

@@ -13,7 +13,8 @@ from cnnc.codegen.kernels.matmul import MatMulKernel, Panel
 from cnnc.ir.op import Op, Step
 from cnnc.ir.ops import Add, MatMul, Relu
 
-few = settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
+SLOW = [HealthCheck.too_slow, HealthCheck.filter_too_much]
+few = settings(max_examples=20, deadline=None, suppress_health_check=SLOW)
 
 
 def check(op: Op, arrays: tuple[np.ndarray, ...], constant: list[bool], pick: int) -> None:
