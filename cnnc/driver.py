@@ -138,8 +138,18 @@ def build(
     options: Options,
     progress: Progress | None = None,
     pool: Executor | None = None,
+    *,
+    lean: bool = False,
 ) -> Build:
-    """Everything up to LLVM text and packed weights; threads of a pool start to compile it."""
+    """Everything up to LLVM text and packed weights.
+
+    Args:
+        source: what to compile.
+        options: what to compile it with.
+        progress: called with a few words at the start of each phase, pass and kernel.
+        pool: threads that start to compile what is there.
+        lean: forget constants when they are packed; the planned graph has stand-ins for them.
+    """
     say = progress or (lambda words: None)
     clock = _Clock()
     if not isinstance(source, Graph):
@@ -157,7 +167,20 @@ def build(
     )
     del graph  # the passes made new weights of most of its
     clock.lap("passes")
-    return realise(planned, records, target, options, say, clock.laps, pool)
+    constants = None
+    if lean:
+        constants = dict(planned.constants)
+        planned = replace(planned, constants=_stand_ins(planned))
+    return realise(planned, records, target, options, say, clock.laps, pool, constants)
+
+
+def _stand_ins(graph: Graph) -> dict[str, Array]:
+    """Constants that take no memory, for those that only native kernels read."""
+    read = {o for n in graph.nodes if n.kernel and not n.kernel.native for o in n.operands}
+    return {
+        name: array if name in read else np.broadcast_to(np.zeros((), array.dtype), array.shape)
+        for name, array in graph.constants.items()
+    }
 
 
 def realise(
@@ -168,6 +191,7 @@ def realise(
     progress: Progress | None = None,
     seconds: Mapping[str, float] | None = None,
     pool: Executor | None = None,
+    constants: dict[str, Array] | None = None,
 ) -> Build:
     """LLVM text and packed weights of a planned graph.
 
@@ -179,6 +203,7 @@ def realise(
         progress: called with a few words for each kernel.
         seconds: what the phases before took.
         pool: threads that start to compile what is there.
+        constants: the graph's, if it has stand-ins for them; they are forgotten when packed.
 
     Raises:
         PassError: not everything is planned, or not natively where `strict` asks for it.
@@ -192,7 +217,7 @@ def realise(
         if pool:
             objects.append(pool.submit(compile_object, piece.module(target), target))
 
-    module = build_module(planned, target, lambda what, done, total: say(what), written)
+    module = build_module(planned, target, lambda what, done, total: say(what), written, constants)
     clock.lap("kernels")
     threads = options.threads or default_threads()
     laps = {**(seconds or {}), **clock.laps}
@@ -206,7 +231,7 @@ def compile(
     """Compiles a model for this machine; see `cnnc.compile`."""
     chosen = Options.of(**options)
     with _workers() as pool:
-        return finish(build(source, chosen, progress, pool), progress)
+        return finish(build(source, chosen, progress, pool, lean=True), progress)
 
 
 @contextmanager

@@ -206,9 +206,10 @@ def _llvm() -> Any:
     import llvmlite.binding as llvm
 
     # The emitter writes instructions in the order in which they need the fewest registers. LLVM's
-    # scheduler would move loads up, and spill: up to three times slower. The scheduler after it and
-    # the search for better addresses are a fifth of LLVM's time and win nothing.
-    for name in ("-enable-misched=false", "-disable-post-ra", "-disable-lsr"):
+    # scheduler would move loads up, and spill: up to three times slower. The one after it, the
+    # search for better addresses and the preparation of the text for what it does well already are
+    # more than a quarter of LLVM's time and win nothing.
+    for name in ("-enable-misched=false", "-disable-post-ra", "-disable-lsr", "-disable-cgp"):
         llvm.set_option("cnnc", name)
     llvm.initialize_all_targets()
     llvm.initialize_all_asmprinters()

@@ -86,6 +86,7 @@ def build_module(
     target: Target,
     progress: Progress | None = None,
     written: Callable[[Piece], None] | None = None,
+    constants: dict[str, Array] | None = None,
 ) -> NativeModule:
     """Programs, LLVM text and packed weights of a planned graph with its memory plan.
 
@@ -94,6 +95,8 @@ def build_module(
         target: what it is planned for.
         progress: is told what comes next.
         written: gets each piece of the code as soon as it is there.
+        constants: the graph's, where it has but stand-ins for them; each is taken out, and its
+            memory is free, as soon as it is packed.
     """
     report = progress or (lambda what, done, total: None)
     functions = _Functions(target, written or (lambda piece: None))
@@ -102,7 +105,9 @@ def build_module(
         report(f"kernel {alike[0].node.title}", done, len(jobs))
         functions.add(alike)
     report("packing weights", 0, 1)
-    offsets, weights = pack_weights(graph, target)
+    offsets, weights = pack_weights(
+        graph, target, dict(graph.constants) if constants is None else constants
+    )
     segments = _segments(graph, functions.symbols)
     scratch = max((4 * sum(p.scratch) for p in functions.programs.values()), default=0)
     scratch = -(-scratch // ALIGNMENT) * ALIGNMENT
@@ -234,11 +239,16 @@ class _Functions:
         return symbol
 
 
-def pack_weights(graph: Graph, target: Target) -> tuple[dict[tuple[str, int], int], Array]:
-    """((node, operand) -> byte offset, the blob). Equal uses of one constant are packed once."""
+def pack_weights(
+    graph: Graph, target: Target, constants: dict[str, Array]
+) -> tuple[dict[tuple[str, int], int], Array]:
+    """((node, operand) -> byte offset, the blob). Equal uses of one constant are packed once, and
+    after its last use it is taken out of `constants`."""
+    last = {operand: node.name for node in graph.nodes for operand in node.operands}
     offsets: dict[tuple[str, int], int] = {}
     known: dict[tuple[str, Kernel, Site, int], int] = {}
-    blob = _Blob(2 * sum(array.nbytes for array in graph.constants.values()))
+    # Weights of Winograd's algorithm are up to seven times as many, but not of a whole network.
+    blob = _Blob(4 * sum(array.nbytes for array in constants.values()))
     for node in graph.nodes:
         assert node.kernel is not None
         kernel = node.kernel.unpredicted()
@@ -248,8 +258,11 @@ def pack_weights(graph: Graph, target: Target) -> tuple[dict[tuple[str, int], in
             site = graph.site(node, target)
             key = (operand, kernel, site, i)
             if key not in known:
-                known[key] = blob.add(kernel.pack(site, i, graph.constants[operand]))
+                known[key] = blob.add(kernel.pack(site, i, constants[operand]))
             offsets[node.name, i] = known[key]
+        for operand in node.operands:
+            if last[operand] == node.name:
+                constants.pop(operand, None)
     return offsets, blob.finish()
 
 

@@ -148,7 +148,9 @@ def pack_weight_pairs(weight: Array, lanes: int) -> Array:
     """The signs of the lanes, then a panel for each block of output channels."""
     padded = np.zeros((-(-len(weight) // lanes) * lanes, *weight.shape[1:]), np.float32)
     padded[: len(weight)] = weight
-    return np.concatenate([pack_signs(lanes), pack_pairs(padded, lanes).reshape(-1)])
+    step = 4 * lanes  # few blocks at a time bound what is copied for it
+    panels = [pack_pairs(padded[i : i + step], lanes) for i in range(0, len(padded), step)]
+    return np.concatenate([pack_signs(lanes), *(panel.reshape(-1) for panel in panels)])
 
 
 def pairs_error(weight: Array, lanes: int) -> float:

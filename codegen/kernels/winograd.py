@@ -320,12 +320,10 @@ def _by_columns(
 
 def _pairs(rows: Array, signs: Array) -> list[tuple[int, int]]:
     """(i, j), i < j: row j is row i with the signs, and not the same."""
-    return [
-        (i, j)
-        for i in range(len(rows))
-        for j in range(i + 1, len(rows))
-        if np.allclose(rows[j], rows[i] * signs) and not np.allclose(rows[j], rows[i])
-    ]
+    twins = np.isclose(rows[None], (rows * signs)[:, None]).all(axis=2)
+    equal = np.isclose(rows[None], rows[:, None]).all(axis=2)
+    first, second = np.nonzero(np.triu(twins & ~equal, 1))
+    return list(zip(first.tolist(), second.tolist(), strict=True))
 
 
 def _sum(p: ProgramBuilder, weights: Array, inputs: Sequence[Value]) -> Value:
