@@ -141,9 +141,9 @@ class _Emitter(ValueEmitter):
 
     def prefetch(self, prefetch: Prefetch) -> None:
         address = self.address(prefetch.buffer, prefetch.offset)
-        # For reading, as data; into L2, as what is asked for long before its use would fill L1.
-        level = "3" if prefetch.soon else "1"
-        arguments = (("ptr", address), ("i32", "0"), ("i32", level), ("i32", "1"))
+        # As data; into L2, as what is asked for long before its use would fill L1.
+        write, level = "1" if prefetch.write else "0", "3" if prefetch.soon else "1"
+        arguments = (("ptr", address), ("i32", write), ("i32", level), ("i32", "1"))
         self.line(self.intrinsic("prefetch.p0", "void", *arguments))
 
     def unrolled(self, loop: Loop) -> None:

@@ -11,8 +11,7 @@ stored.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import product
 from typing import ClassVar
@@ -21,34 +20,19 @@ import numpy as np
 
 from cnnc.codegen.kernels import winograd_pairs
 from cnnc.codegen.kernels.blocked import BlockedConv
-from cnnc.codegen.kernels.common import (
-    Place,
-    channel_counts,
-    epilogue_cycles,
-    extras_fit,
-    finish,
-    multiply_add,
-    pieces,
-    split,
-    views,
-    zero_halo,
-)
+from cnnc.codegen.kernels.common import epilogue_cycles, extras_fit, pieces, split
 from cnnc.codegen.kernels.paired import PairedShape, most_pixels
 from cnnc.codegen.kernels.winograd import MOST_POINTS, Grid, transform
-from cnnc.codegen.kernels.winograd_pairs import PairedProducts
+from cnnc.codegen.kernels.winograd_loops import WinogradLoops
 from cnnc.ir.kernel import NO_HALO, Halo, Site
-from cnnc.ir.loops import Index, Program, ProgramBuilder, Reduce, Value, apply, fma
+from cnnc.ir.loops import Program
 from cnnc.ir.op import Array
 from cnnc.ir.ops import Conv2d
 from cnnc.ir.target import Target
 from cnnc.ir.types import DType
 
-Combine = Callable[[ProgramBuilder, Sequence[Value]], list[Value]]
-
 MOST_POINTS_2D = 8  # along each axis
 TRANSFORM_CYCLES = 0.6  # for an instruction of the transforms, at one multiply-add a cycle
-
-_LARGEST = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,7 +180,7 @@ class WinogradConv(BlockedConv):
     # -- program -----------------------------------------------------------------------------
 
     def program(self, site: Site) -> Program:
-        return _Writer(self, site).write()
+        return WinogradLoops(self, site, grid_of(site, self.tile)).write()
 
 
 def _fits(site: Site) -> bool:
@@ -261,225 +245,3 @@ def _block_sizes(site: Site, points: int, tiles: int, wide: int, paired: bool) -
     most = max(site.target.l2_bytes // 2 // (points * channels * 4), 7)
     sizes = {min(tiles, size) for size in (most, max(most // wide * wide, wide), tiles)}
     return {pieces(tiles, size)[0][1] for size in sizes if size <= (4 if paired else 2) * most}
-
-
-class _Writer:
-    """Writes the three stages; holds what they share."""
-
-    def __init__(self, kernel: WinogradConv, site: Site) -> None:
-        assert isinstance(site.op, Conv2d)
-        self.kernel, self.site, self.op = kernel, site, site.op
-        self.p = p = ProgramBuilder(kernel.name)
-        inputs, self.extras, self.y = views(p, site, "x", "weight", "bias")
-        self.x, self.weight = inputs[0], inputs[1]
-        self.bias = inputs[2] if len(inputs) > 2 else None
-        self.lanes = lanes = site.target.lanes
-        self.grid = grid = grid_of(site, kernel.tile)
-        self.images, out, self.oh, self.ow = site.result.dims
-        self.channels = site.operands[1].dims[1]
-        self.in_blocks = -(-self.channels // self.lanes)
-        self.groups = -(-out // (self.lanes * kernel.depth))
-        self.across = -(-self.ow // kernel.tile[1])
-        self.tiles = -(-self.oh // kernel.tile[0]) * self.across
-        self.block = block = kernel.block
-        # How many output-channel blocks are multiplied before their products are transformed back.
-        self.run = self.groups // kernel.share if kernel.paired else kernel.depth
-        # V: [point][channel block][tile][lane]; products: [point][block of the run][tile][lane].
-        # From point to point an odd number of vectors: the points of a tile, which are stored and
-        # loaded together, then lie in different sets of the cache.
-        self.v_point = (self.in_blocks * block | 1) * self.lanes
-        self.product_point = (self.run * block | 1) * self.lanes
-        self.v = p.scratch("v", grid.points * self.v_point)
-        self.products = p.scratch("products", grid.points * self.product_point)
-        self.pairs, weight = None, self.weight.buffer
-        if kernel.paired:
-            self.pairs = PairedProducts(
-                p, grid.points, kernel.chunks(site), (block, self.run), site.target, self.v, weight
-            )
-        self.half = p.scratch("half", grid.rows.n * max(grid.columns.n, grid.columns.span) * lanes)
-
-    def write(self) -> Program:
-        p, share = self.p, self.kernel.share
-        sizes = pieces(self.tiles, self.kernel.block)
-        count = sum(times for _, _, times in sizes)
-        with p.parallel("t", 0, self.images * count * share) as t:
-            part = p.let("part", t % share)
-            which = p.let("block", t // share % count)
-            image = p.let("n", t // (share * count))
-            first = 0
-            for start, size, times in sizes:
-                with p.when(which, first, first + times):
-                    tile = p.let("tile", (which - first) * size + start)
-                    self.transform_inputs(image, tile, size)
-                    runs = self.groups * self.kernel.depth // self.run // share
-                    with p.loop("r", 0, runs) as r:
-                        run = p.let("run", part * runs + r)
-                        self.multiply(run, size)
-                        self.transform_products(image, run, tile, size)
-                first += times
-        zero_halo(p, self.y)
-        return p.finish()
-
-    def measure(self, pairs: PairedProducts, image: Index, first: Index, size: int) -> None:
-        """Finds the largest finite input of each tile of the block."""
-        p, lanes = self.p, self.lanes
-        rows, columns = self.grid.rows, self.grid.columns
-        with p.loop("k", 0, size) as k:
-            top, left = self.corner(first + k)
-            peaks = p.tile("peak", (columns.span,), lanes)
-            for block, count, channels in channel_counts(self.channels, lanes):
-                with p.loop("c", 0, count) as c, p.loop("i", 0, rows.span) as i:
-                    for j in range(columns.span):
-                        at = self.x.at(image, block + c, top + i, left + j)
-                        loaded = p.load(self.x.buffer, at, lanes, count=channels)
-                        size_of = p.bind("size", apply("abs", loaded))
-                        finite = apply("less_equal", size_of, _LARGEST, size_of, 0.0)
-                        p.set(peaks[j], apply("max", finite, peaks[j]))
-            peak: Value = peaks[0]
-            for j in range(1, columns.span):
-                peak = apply("max", peak, peaks[j])
-            pairs.set_scale(k, Reduce(1, "maximum", peak))
-
-    def corner(self, tile: Index) -> tuple[Index, Index]:
-        """The row and the column of the input where a tile starts."""
-        p, down, across = self.p, self.grid.rows.step, self.grid.columns.step
-        tile = p.let("at", tile)
-        top = p.let("top", tile // self.across * down - self.op.pad[0])
-        return top, p.let("left", tile % self.across * across - self.op.pad[1])
-
-    def transform_inputs(self, image: Index, first: Index, size: int) -> None:
-        """V = B' d B for every channel block and tile of the block."""
-        p, lanes = self.p, self.lanes
-        rows, columns = self.grid.rows, self.grid.columns
-        if self.pairs is not None:
-            self.measure(self.pairs, image, first, size)
-        with p.loop("c", 0, self.in_blocks) as c, p.loop("k", 0, size) as k:
-            top, left = self.corner(first + k)
-            scale = None if self.pairs is None else self.pairs.scale(k)
-
-            def source(i: Place, j: Place) -> Value:
-                value = p.load(self.x.buffer, self.x.at(image, c, top + i, left + j), lanes)
-                return value if scale is None else value * scale
-
-            def result(i: Place, j: Place, value: Value) -> None:
-                point = i * columns.n + j
-                p.store(self.v, point * self.v_point + (c * self.block + k) * lanes, value)
-
-            self.both(
-                rows.inputs, columns.inputs, (rows.span, columns.span), rows.n, source, result
-            )
-        if self.pairs is not None:
-            self.pairs.sum_up(size)
-
-    def multiply(self, run: Index, size: int) -> None:
-        """products[point] = U[point] V[point] for a run of output-channel blocks."""
-        if self.pairs is not None:
-            self.pairs.multiply(self.products, run, size)
-            return
-        p, lanes, depth = self.p, self.lanes, self.kernel.depth
-        panel = self.channels * depth * lanes
-        with p.loop("point", 0, self.grid.points) as point:
-            weights = p.let("weights", (run * self.grid.points + point) * panel)
-            for start, width, times in pieces(size, self.kernel.columns(self.site.target)):
-                with p.loop("q", 0, times) as q:
-                    acc = p.tile("acc", (depth, 1, width), lanes)
-                    column = p.let("column", q * width + start)
-                    for first, count, channels in channel_counts(self.channels, lanes):
-                        with p.loop("c", 0, count) as c:
-                            place = (first + c) * self.block + column
-                            origin = point * self.v_point + place * lanes
-                            packed = weights + (first + c) * (lanes * depth * lanes)
-                            with p.unroll("k", channels) as k:
-                                multiply_add(
-                                    p,
-                                    acc,
-                                    self.weight.buffer,
-                                    packed + k * (depth * lanes),
-                                    self.v,
-                                    origin + k,
-                                    (0, lanes),
-                                )
-                    with p.unroll("b", depth) as b, p.unroll("r", width) as r:
-                        at = point * self.product_point + (b * self.block + column + r) * lanes
-                        p.store(self.products, at, acc[b, 0, r])
-
-    def transform_products(self, image: Index, run: Index, first: Index, size: int) -> None:
-        """y = A' products A, with bias and epilogue, for every tile of the block."""
-        p, lanes = self.p, self.lanes
-        rows, columns = self.grid.rows, self.grid.columns
-        with p.loop("b", 0, self.run) as b, p.loop("k", 0, size) as k:
-            out_block = p.let("oc", run * self.run + b)
-            tile = p.let("at", first + k)
-            top = p.let("oh", tile // self.across * rows.m)
-            left = p.let("ow", tile % self.across * columns.m)
-            bias = None
-            if self.bias is not None:
-                bias = p.bind("bias", p.load(self.bias.buffer, out_block * lanes, lanes))
-
-            unscale = None if self.pairs is None else self.pairs.unscale(k)
-
-            def source(i: Place, j: Place) -> Value:
-                point = i * columns.n + j
-                at = point * self.product_point + (b * self.block + k) * lanes
-                return p.load(self.products, at, lanes)
-
-            def result(i: Place, j: Place, value: Value) -> None:
-                if unscale is not None:
-                    value = value * unscale if bias is None else fma(value, unscale, bias)
-                elif bias is not None:
-                    value = value + bias
-                # Only the last tiles reach beyond the result.
-                with self.inside(top, i, self.oh, rows.m), self.inside(left, j, self.ow, columns.m):
-                    self.store(value, image, out_block, top + i, left + j)
-
-            inside = (top * -1 + self.oh).min(rows.m) if rows.m > 1 else Index(1)
-            self.both(rows.outputs, columns.outputs, (rows.n, columns.n), inside, source, result)
-
-    def both(
-        self,
-        down: Combine,
-        across: Combine,
-        size: tuple[int, int],
-        height: Index | int,
-        source: Callable[[Place, Place], Value],
-        result: Callable[[Place, Place, Value], None],
-    ) -> None:
-        """Transforms what `source` reads at rows x columns, first down and then across.
-
-        `height` is how many rows are left after the first. An axis with one tap is left out.
-        """
-        p, lanes, (rows, columns) = self.p, self.lanes, size
-        two = self.grid.rows.n > 1 and self.grid.columns.n > 1
-
-        def keep(i: Place, j: Place, value: Value) -> None:
-            p.store(self.half, (i * columns + j) * lanes, value)
-
-        def kept(i: Place, j: Place) -> Value:
-            return p.load(self.half, (i * columns + j) * lanes, lanes)
-
-        if self.grid.rows.n > 1:
-            with p.loop("j", 0, columns) as j:
-                line = [p.bind("d", source(i, j)) for i in range(rows)]
-                for i, value in enumerate(down(p, line)):
-                    (keep if two else result)(i, j, value)
-        if self.grid.columns.n > 1:
-            with p.loop("i", 0, height) as i:
-                line = [p.bind("d", (kept if two else source)(i, j)) for j in range(columns)]
-                for j, value in enumerate(across(p, line)):
-                    result(i, j, value)
-
-    @contextmanager
-    def inside(self, first: Index, at: Place, length: int, m: int) -> Iterator[None]:
-        """Runs the block unless place `at` of a tile of m, starting at `first`, is beyond the end.
-
-        A loop variable stays inside by its loop's bounds.
-        """
-        if isinstance(at, Index) or at <= (length - 1) % m:
-            yield
-        else:
-            with self.p.when(first, 0, length - at):
-                yield
-
-    def store(self, value: Value, *place: Index) -> None:
-        result = finish(self.p, self.site, value, self.extras, *place)
-        self.p.store(self.y.buffer, self.y.at(*place), result)

@@ -170,9 +170,11 @@ class ProgramBuilder:
         count = 0 if count == value.lanes else count
         self._bodies[-1].append(Store(buffer, Index.of(offset), value, stride, count))
 
-    def prefetch(self, buffer: str, offset: Index | int, soon: bool = False) -> None:
+    def prefetch(
+        self, buffer: str, offset: Index | int, soon: bool = False, write: bool = False
+    ) -> None:
         """Asks for a cache line ahead of its use; if that is soon, for the nearest cache."""
-        self._bodies[-1].append(Prefetch(buffer, Index.of(offset), soon))
+        self._bodies[-1].append(Prefetch(buffer, Index.of(offset), soon, write))
 
     def finish(self) -> Program:
         """The program."""

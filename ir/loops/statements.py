@@ -76,11 +76,13 @@ class Store:
 
 @dataclass(frozen=True, slots=True)
 class Prefetch:
-    """Asks for the cache line of an element that is read later; beyond the buffer nothing comes."""
+    """Asks for the cache line of an element that is read later, or written; beyond the buffer
+    nothing comes."""
 
     buffer: str
     offset: Index
     soon: bool = False  # the nearest cache shall hold it
+    write: bool = False
 
 
 @dataclass(frozen=True, slots=True)

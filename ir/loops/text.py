@@ -62,4 +62,5 @@ def _print_body(body: Sequence[Statement], depth: int) -> Iterator[str]:
                 span = span_text(s.offset, s.value.lanes, s.stride, s.count)
                 yield f"{pad}{s.buffer}[{span}] = {s.value}"
             case Prefetch():
-                yield f"{pad}prefetch {s.buffer}[{s.offset}]{' soon' if s.soon else ''}"
+                marks = " soon" * s.soon + " write" * s.write
+                yield f"{pad}prefetch {s.buffer}[{s.offset}]{marks}"

@@ -1,0 +1,283 @@
+"""The three stages of a Winograd convolution as loops; see `conv_winograd`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cnnc.codegen.kernels.common import (
+    Place,
+    channel_counts,
+    finish,
+    multiply_add,
+    pieces,
+    views,
+    zero_halo,
+)
+from cnnc.codegen.kernels.winograd import Grid
+from cnnc.codegen.kernels.winograd_pairs import PairedProducts
+from cnnc.ir.kernel import Site
+from cnnc.ir.loops import Constant, Index, Program, ProgramBuilder, Reduce, Value, apply, fma
+from cnnc.ir.ops import Conv2d
+
+if TYPE_CHECKING:
+    from cnnc.codegen.kernels.conv_winograd import WinogradConv
+
+Combine = Callable[[ProgramBuilder, Sequence[Value]], list[Value]]
+
+_LARGEST = float(np.finfo(np.float32).max)
+
+
+class WinogradLoops:
+    """Writes the three stages; holds what they share."""
+
+    def __init__(self, kernel: WinogradConv, site: Site, grid: Grid) -> None:
+        assert isinstance(site.op, Conv2d)
+        self.kernel, self.site, self.op = kernel, site, site.op
+        self.p = p = ProgramBuilder(kernel.name)
+        inputs, self.extras, self.y = views(p, site, "x", "weight", "bias")
+        self.x, self.weight = inputs[0], inputs[1]
+        self.bias = inputs[2] if len(inputs) > 2 else None
+        self.lanes = lanes = site.target.lanes
+        self.grid = grid
+        self.images, out, self.oh, self.ow = site.result.dims
+        self.channels = site.operands[1].dims[1]
+        self.in_blocks = -(-self.channels // self.lanes)
+        self.groups = -(-out // (self.lanes * kernel.depth))
+        self.across = -(-self.ow // kernel.tile[1])
+        self.tiles = -(-self.oh // kernel.tile[0]) * self.across
+        self.block = block = kernel.block
+        # How many output-channel blocks are multiplied before their products are transformed back.
+        self.run = self.groups // kernel.share if kernel.paired else kernel.depth
+        # V: [point][channel block][tile][lane]; products: [point][block of the run][tile][lane].
+        # From point to point an odd number of vectors: the points of a tile, which are stored and
+        # loaded together, then lie in different sets of the cache.
+        self.v_point = (self.in_blocks * block | 1) * self.lanes
+        self.product_point = (self.run * block | 1) * self.lanes
+        self.v = p.scratch("v", grid.points * self.v_point)
+        self.products = p.scratch("products", grid.points * self.product_point)
+        self.pairs, weight = None, self.weight.buffer
+        if kernel.paired:
+            self.peaks = p.scratch("peaks", block * lanes)
+            self.pairs = PairedProducts(
+                p, grid.points, kernel.chunks(site), (block, self.run), site.target, self.v, weight
+            )
+        self.half = p.scratch("half", grid.rows.n * max(grid.columns.n, grid.columns.span) * lanes)
+
+    def write(self) -> Program:
+        p, share = self.p, self.kernel.share
+        sizes = pieces(self.tiles, self.kernel.block)
+        count = sum(times for _, _, times in sizes)
+        with p.parallel("t", 0, self.images * count * share) as t:
+            part = p.let("part", t % share)
+            which = p.let("block", t // share % count)
+            image = p.let("n", t // (share * count))
+            first = 0
+            for start, size, times in sizes:
+                with p.when(which, first, first + times):
+                    tile = p.let("tile", (which - first) * size + start)
+                    self.transform_inputs(image, tile, size)
+                    runs = self.groups * self.kernel.depth // self.run // share
+                    with p.loop("r", 0, runs) as r:
+                        run = p.let("run", part * runs + r)
+                        self.multiply(run, size)
+                        self.transform_products(image, run, tile, size)
+                first += times
+        zero_halo(p, self.y)
+        return p.finish()
+
+    def measure(self, pairs: PairedProducts, image: Index, first: Index, size: int) -> None:
+        """Finds the largest finite input of each tile of the block."""
+        p, lanes = self.p, self.lanes
+        with p.loop("k", 0, size) as k:
+            p.store(self.peaks, k * lanes, Constant(lanes, 0.0))
+        self.find_peaks(image, first, Index(0), size, infinite=True)
+        with p.loop("k", 0, size) as k:
+            peak = p.bind("peak", Reduce(1, "maximum", p.load(self.peaks, k * lanes, lanes)))
+            pairs.set_scale(k, peak)
+            with p.when(p.flag("infinite", apply("less", _LARGEST, peak, 1.0, 0.0)), 1, 2):
+                p.store(self.peaks, k * lanes, Constant(lanes, 0.0))
+                self.find_peaks(image, first, k, 1, infinite=False)
+                found = p.load(self.peaks, k * lanes, lanes)
+                pairs.set_scale(k, p.bind("finite", Reduce(1, "maximum", found)))
+
+    def find_peaks(
+        self, image: Index, first: Index, start: Index, size: int, infinite: bool
+    ) -> None:
+        """For some tiles the largest inputs of each lane, infinite ones too or not; never NaN."""
+        p, lanes = self.p, self.lanes
+        rows, columns = self.grid.rows, self.grid.columns
+        for block, count, channels in channel_counts(self.channels, lanes):
+            with p.loop("c", 0, count) as c, p.loop("k", start, start + size) as k:
+                top, left = self.corner(first + k)
+                peaks = p.tile("peak", (columns.span,), lanes)
+                with p.loop("i", 0, rows.span) as i:
+                    for j in range(columns.span):
+                        at = self.x.at(image, block + c, top + i, left + j)
+                        found = apply("abs", p.load(self.x.buffer, at, lanes, count=channels))
+                        if not infinite:
+                            found = p.bind("size", found)
+                            found = apply("less_equal", found, _LARGEST, found, 0.0)
+                        p.set(peaks[j], apply("max", found, peaks[j]))
+                peak: Value = p.load(self.peaks, k * lanes, lanes)
+                for j in range(columns.span):
+                    peak = apply("max", peak, peaks[j])
+                p.store(self.peaks, k * lanes, peak)
+
+    def corner(self, tile: Index) -> tuple[Index, Index]:
+        """The row and the column of the input where a tile starts."""
+        p, down, across = self.p, self.grid.rows.step, self.grid.columns.step
+        tile = p.let("at", tile)
+        top = p.let("top", tile // self.across * down - self.op.pad[0])
+        return top, p.let("left", tile % self.across * across - self.op.pad[1])
+
+    def transform_inputs(self, image: Index, first: Index, size: int) -> None:
+        """V = B' d B for every channel block and tile of the block."""
+        p, lanes = self.p, self.lanes
+        rows, columns = self.grid.rows, self.grid.columns
+        if self.pairs is not None:
+            self.measure(self.pairs, image, first, size)
+        with p.loop("c", 0, self.in_blocks) as c, p.loop("k", 0, size) as k:
+            top, left = self.corner(first + k)
+            scale = None if self.pairs is None else self.pairs.scale(k)
+
+            def source(i: Place, j: Place) -> Value:
+                value = p.load(self.x.buffer, self.x.at(image, c, top + i, left + j), lanes)
+                return value if scale is None else value * scale
+
+            def result(i: Place, j: Place, value: Value) -> None:
+                point = i * columns.n + j
+                p.store(self.v, point * self.v_point + (c * self.block + k) * lanes, value)
+
+            self.both(
+                rows.inputs, columns.inputs, (rows.span, columns.span), rows.n, source, result
+            )
+        if self.pairs is not None:
+            self.pairs.sum_up(size)
+
+    def multiply(self, run: Index, size: int) -> None:
+        """products[point] = U[point] V[point] for a run of output-channel blocks."""
+        if self.pairs is not None:
+            self.pairs.multiply(self.products, run, size)
+            return
+        p, lanes, depth = self.p, self.lanes, self.kernel.depth
+        panel = self.channels * depth * lanes
+        with p.loop("point", 0, self.grid.points) as point:
+            weights = p.let("weights", (run * self.grid.points + point) * panel)
+            for start, width, times in pieces(size, self.kernel.columns(self.site.target)):
+                with p.loop("q", 0, times) as q:
+                    acc = p.tile("acc", (depth, 1, width), lanes)
+                    column = p.let("column", q * width + start)
+                    for first, count, channels in channel_counts(self.channels, lanes):
+                        with p.loop("c", 0, count) as c:
+                            place = (first + c) * self.block + column
+                            origin = point * self.v_point + place * lanes
+                            packed = weights + (first + c) * (lanes * depth * lanes)
+                            with p.unroll("k", channels) as k:
+                                multiply_add(
+                                    p,
+                                    acc,
+                                    self.weight.buffer,
+                                    packed + k * (depth * lanes),
+                                    self.v,
+                                    origin + k,
+                                    (0, lanes),
+                                )
+                    with p.unroll("b", depth) as b, p.unroll("r", width) as r:
+                        at = point * self.product_point + (b * self.block + column + r) * lanes
+                        p.store(self.products, at, acc[b, 0, r])
+
+    def transform_products(self, image: Index, run: Index, first: Index, size: int) -> None:
+        """y = A' products A, with bias and epilogue, for every tile of the block."""
+        p, lanes = self.p, self.lanes
+        rows, columns = self.grid.rows, self.grid.columns
+        with p.loop("b", 0, self.run) as b, p.loop("k", 0, size) as k:
+            out_block = p.let("oc", run * self.run + b)
+            tile = p.let("at", first + k)
+            top = p.let("oh", tile // self.across * rows.m)
+            left = p.let("ow", tile % self.across * columns.m)
+            bias = None
+            if self.bias is not None:
+                bias = p.bind("bias", p.load(self.bias.buffer, out_block * lanes, lanes))
+
+            self.ask_for_next(image, out_block, top, left)
+            unscale = None if self.pairs is None else self.pairs.unscale(k)
+
+            def source(i: Place, j: Place) -> Value:
+                point = i * columns.n + j
+                at = point * self.product_point + (b * self.block + k) * lanes
+                return p.load(self.products, at, lanes)
+
+            def result(i: Place, j: Place, value: Value) -> None:
+                if unscale is not None:
+                    value = value * unscale if bias is None else fma(value, unscale, bias)
+                elif bias is not None:
+                    value = value + bias
+                # Only the last tiles reach beyond the result.
+                with self.inside(top, i, self.oh, rows.m), self.inside(left, j, self.ow, columns.m):
+                    self.store(value, image, out_block, top + i, left + j)
+
+            inside = (top * -1 + self.oh).min(rows.m) if rows.m > 1 else Index(1)
+            self.both(rows.outputs, columns.outputs, (rows.n, columns.n), inside, source, result)
+
+    def ask_for_next(self, *place: Index) -> None:
+        """Asks for where the next tile of a row is stored, if results lie beyond L2."""
+        p, rows, columns = self.p, self.grid.rows, self.grid.columns
+        image, block, top, left = place
+        if 4 * self.site.result.elements > self.images * self.site.target.l2_bytes:
+            with p.loop("i", 0, rows.m) as i:
+                for j in range(columns.m):
+                    at = self.y.at(image, block, top + i, left + (columns.m + j))
+                    p.prefetch(self.y.buffer, at, soon=True, write=True)
+
+    def both(
+        self,
+        down: Combine,
+        across: Combine,
+        size: tuple[int, int],
+        height: Index | int,
+        source: Callable[[Place, Place], Value],
+        result: Callable[[Place, Place, Value], None],
+    ) -> None:
+        """Transforms what `source` reads at rows x columns, first down and then across.
+
+        `height` is how many rows are left after the first. An axis with one tap is left out.
+        """
+        p, lanes, (rows, columns) = self.p, self.lanes, size
+        two = self.grid.rows.n > 1 and self.grid.columns.n > 1
+
+        def keep(i: Place, j: Place, value: Value) -> None:
+            p.store(self.half, (i * columns + j) * lanes, value)
+
+        def kept(i: Place, j: Place) -> Value:
+            return p.load(self.half, (i * columns + j) * lanes, lanes)
+
+        if self.grid.rows.n > 1:
+            with p.loop("j", 0, columns) as j:
+                line = [p.bind("d", source(i, j)) for i in range(rows)]
+                for i, value in enumerate(down(p, line)):
+                    (keep if two else result)(i, j, value)
+        if self.grid.columns.n > 1:
+            with p.loop("i", 0, height) as i:
+                line = [p.bind("d", (kept if two else source)(i, j)) for j in range(columns)]
+                for j, value in enumerate(across(p, line)):
+                    result(i, j, value)
+
+    @contextmanager
+    def inside(self, first: Index, at: Place, length: int, m: int) -> Iterator[None]:
+        """Runs the block unless place `at` of a tile of m, starting at `first`, is beyond the end.
+
+        A loop variable stays inside by its loop's bounds.
+        """
+        if isinstance(at, Index) or at <= (length - 1) % m:
+            yield
+        else:
+            with self.p.when(first, 0, length - at):
+                yield
+
+    def store(self, value: Value, *place: Index) -> None:
+        result = finish(self.p, self.site, value, self.extras, *place)
+        self.p.store(self.y.buffer, self.y.at(*place), result)
