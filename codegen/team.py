@@ -126,7 +126,7 @@ class Team:
             CnncError: the system does not give that many threads.
         """
         if self.threads == 1:
-            _native().run(self._handle, function, context)
+            _LOADED[0].run(self._handle, function, context)  # as `_native()`, which made the handle
             return
         with self._turn:
             if self._handle is None:

@@ -41,12 +41,8 @@ class _Fit:
     results: tuple[tuple[tuple[int, ...], np.dtype[np.generic]], ...]
 
 
+# All that the checks of inputs look at.
 _Kinds = tuple[tuple[type, tuple[int, ...], np.dtype[np.generic]], ...]
-
-
-def _kinds(inputs: Sequence[Array]) -> _Kinds:
-    """All that the checks of inputs look at."""
-    return tuple([(type(array), array.shape, array.dtype) for array in inputs])
 
 
 class Workspace:
@@ -153,10 +149,11 @@ class Executable:
         """
         # A small network takes microseconds: what is written here shows in its time.
         try:
-            fit = self._fits.get(_kinds(inputs)) or self._fit(inputs)
+            kinds = tuple([(type(array), array.shape, array.dtype) for array in inputs])
+            fit = self._fits.get(kinds) or self._fit(inputs, kinds)
         except AttributeError:  # not an array
-            fit = self._fit(inputs)
-        arrays = [packed(array) for array in inputs]
+            fit = self._fit(inputs, ())
+        arrays = [a if a.flags.carray else packed(a) for a in inputs]
         if out is None:
             results = [np.empty(shape, dtype) for shape, dtype in fit.results]
         else:
@@ -171,7 +168,7 @@ class Executable:
             self._pool.append(space)  # not after an error, which leaves its counters in disorder
         return results
 
-    def _fit(self, inputs: Sequence[Array]) -> _Fit:
+    def _fit(self, inputs: Sequence[Array], kinds: _Kinds) -> _Fit:
         """Checks the inputs in full, and remembers their shapes."""
         sizes = check_inputs(self._inputs, dict(zip(self._inputs, inputs, strict=True)))
         images = next(iter(sizes.values()), 1)  # the batch is the only symbol left
@@ -179,7 +176,7 @@ class Executable:
         fit = _Fit(images, tuple((type.dims, type.dtype.numpy) for type in types))
         if len(self._fits) >= _FITS:
             self._fits.clear()
-        self._fits[_kinds(inputs)] = fit
+        self._fits[kinds] = fit
         return fit
 
     def _results(

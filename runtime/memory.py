@@ -35,6 +35,11 @@ def packed(array: Array) -> Array:
 
 def address(array: Array) -> int:
     """Where the elements of a C-contiguous array begin."""
-    if array.flags.writeable and array.size:  # three times faster than `array.ctypes`
-        return ctypes.addressof(ctypes.c_char.from_buffer(array.data))
-    return int(array.ctypes.data)
+    try:
+        # Four times faster than `array.ctypes`.
+        return _address(_from_buffer(array))  # type: ignore[arg-type]
+    except (TypeError, ValueError):  # it is empty or must not be written to
+        return int(array.ctypes.data)
+
+
+_address, _from_buffer = ctypes.addressof, ctypes.c_char.from_buffer
