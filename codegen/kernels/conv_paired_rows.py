@@ -31,6 +31,8 @@ from cnnc.codegen.kernels.paired import (
 )
 from cnnc.codegen.kernels.paired_sums import PairedSums
 from cnnc.codegen.kernels.strips import (
+    ROW_CYCLES,
+    STRIP_CYCLES,
     copy_row,
     reads_few_channels,
     strip_height,
@@ -93,7 +95,8 @@ class PairedRowsConv(BlockedConv):
         sums = vectors * (
             inputs * (2 * shape.channels + 4 * shape.third) + oh * (4 + shape.kh + shape.kw)
         )
-        work = -(-out // target.lanes) * tiles + sums
+        work = -(-out // target.lanes) * tiles + sums + inputs * shape.channels * ROW_CYCLES
+        work += -(-oh // self.rows) * STRIP_CYCLES
         moved = site.operands[0].elements * 4 + site.result.elements * 4
         # Prefetching hides half of the time that data takes from beyond L2.
         beyond = 0.5 * moved / target.stream_bytes_per_cycle(target.l2_bytes + 1)

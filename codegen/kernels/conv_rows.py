@@ -28,6 +28,8 @@ from cnnc.codegen.kernels.common import (
     zero_run,
 )
 from cnnc.codegen.kernels.strips import (
+    ROW_CYCLES,
+    STRIP_CYCLES,
     copy_row,
     reads_few_channels,
     strip_height,
@@ -97,9 +99,10 @@ class RowWinogradConv(BlockedConv):
             for _, width, times in pieces(tiles, self.width)
         )
         row = tiles * vectors * (transform.span / target.fma_per_cycle + 2.0)
-        row += site.operands[0].dims[3] / target.lanes * 2
+        row += site.operands[0].dims[3] / target.lanes * 2 + ROW_CYCLES
         inputs = sum(count * strip_height(site, rows) for _, rows, count in pieces(oh, self.rows))
         work = -(-out // target.lanes) * oh * groups + inputs * channels * row
+        work += -(-oh // self.rows) * STRIP_CYCLES
         moved = site.operands[0].elements * 4 + site.result.elements * 4
         # Prefetching hides half of the time that data takes from beyond L2.
         beyond = 0.5 * moved / target.stream_bytes_per_cycle(target.l2_bytes + 1)

@@ -9,6 +9,7 @@ from cnnc.ir.ops import Conv2d
 from cnnc.ir.types import DType
 
 MOST_CHANNELS = 15
+STRIP_CYCLES, ROW_CYCLES = 150.0, 20.0  # to begin with a strip, and with a row of a channel
 CHUNKS = 12  # parts of the work that threads should find, where there are as many
 
 
