@@ -9,6 +9,7 @@ from cnnc.passes.fuse_elementwise import FuseElementwise
 from cnnc.passes.fuse_epilogue import FuseEpilogue
 from cnnc.passes.group_images import GroupImages
 from cnnc.passes.plan_memory import PlanMemory
+from cnnc.passes.postpone_upsampling import PostponeUpsampling
 from cnnc.passes.recognise_activations import RecogniseActivations
 from cnnc.passes.recognise_norms import RecogniseNorms
 from cnnc.passes.remove_dead import RemoveDead
@@ -26,6 +27,7 @@ PASSES: dict[str, type[Pass]] = {
         RecogniseNorms,
         FoldBatchNorm,
         FoldPad,
+        PostponeUpsampling,
         FuseEpilogue,
         FuseElementwise,
         ChooseKernels,
@@ -38,7 +40,8 @@ PASSES: dict[str, type[Pass]] = {
 # and its convolution may go away.
 PIPELINES: dict[str, str] = {
     "portable": "remove-dead,fold-constants,simplify-moves,remove-identities,"
-    "recognise-activations,recognise-norms,fold-batch-norm,fold-pad,fuse-epilogue,fuse-elementwise",
+    "recognise-activations,recognise-norms,fold-batch-norm,fold-pad,postpone-upsampling,"
+    "fuse-epilogue,fuse-elementwise",
     "planned": "choose-kernels,group-images,plan-memory",
     "default": "portable,planned",
 }
