@@ -103,13 +103,19 @@ declare i64 @cnnc_take(ptr, i64, i64, i64, i64)
 declare void @cnnc_done(ptr)
 declare void @cnnc_wait(ptr, i64)
 """
+LOADING = threading.Lock()
 CONDITION_TRIPLE = f"{ARCH}-unknown-posix"  # names no system: threads sleep on a condition variable
 
 
 @cache
-def loaded() -> Code:
-    """The functions above, for a `Team`."""
+def _loaded() -> Code:
     return load_object(compile_object(DECLARE + WORK, native_target()), team_symbols())
+
+
+def loaded() -> Code:
+    """The functions above, for a `Team`; the cache alone would let go what a second thread made."""
+    with LOADING:
+        return _loaded()
 
 
 @cache
