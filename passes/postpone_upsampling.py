@@ -1,6 +1,6 @@
 """postpone-upsampling: what can be computed on the small map is.
 
-    conv2d(upsample(x)) = upsample(conv2d(x))    if the convolution is 1x1, without stride or padding
+    conv2d(upsample(x)) = upsample(conv2d(x))    if the convolution is 1x1, no stride, no padding
     f(upsample(x)) = upsample(f(x))              if f is elementwise and the upsampling repeats
 
 A 1x1 convolution sees one pixel at a time, and an interpolated pixel is a mean of its neighbours

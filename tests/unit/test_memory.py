@@ -23,6 +23,7 @@ def test_the_address_of_any_array() -> None:
     array = np.arange(6, dtype=np.float32).reshape(2, 3)
     fixed = array.copy()
     fixed.flags.writeable = False
-    rows = [array, fixed, array[1:], array[:0], np.array(1.0, np.float32), np.zeros((2, 0), np.bool_)]
+    one, none = np.array(1.0, np.float32), np.zeros((2, 0), np.bool_)
+    rows = [array, fixed, array[1:], array[:0], one, none]
     for each in rows:
         assert address(each) == each.ctypes.data
