@@ -90,15 +90,17 @@ class PairedLoops:
 
     def ahead(self, part: Index, strip: Index, g: Index) -> Index:
         """From where on the tiles of a strip ask for weights, one vector with each three: so the
-        second to fourth strip of a part get those of the next part, which may be beyond L2. What
-        follows on the last part are the weights of the network's next layers, of which further
-        strips get more."""
+        last three strips of a part get those of the next part, which may be beyond L2 and would not
+        stay there for long. What follows on the last part are the weights of the network's next
+        layers: all of its strips ask for them, as nobody else does."""
         depth, shape, lanes = self.depth, self.shape, self.lanes
         start = (part + 1) * (depth * shape.panel)
-        step = (strip - 1) * depth + g
-        asked = shape.steps * lanes  # by one tile
-        room = self.site.target.l2_bytes // 6 // (4 * max(asked, 1))
-        return start + step.max(0).min(max(TRIPLE * depth, room)) * asked
+        asked = max(shape.steps, 1) * lanes  # by one tile
+        most = max(TRIPLE * depth, self.site.target.l2_bytes // 6 // (4 * asked))
+        idle = max(self.strips - TRIPLE, 0) * depth  # tiles that ask for nothing new
+        last = (part - (self.parts - 2)).max(0) if self.parts > 1 else Index(1)
+        step = (strip * depth + g - idle + last * idle).max(0).min(most)
+        return start + step * asked
 
     def window(self, image: Index, row: Index, column: Index) -> tuple[Index, Index, Index]:
         """Where the window of a pixel starts; the halo holds what lies outside the map."""
