@@ -13,15 +13,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernel_harness import assert_close, planned, run_interpreted, run_native, site_for
 
+import cnnc
 from cnnc.codegen.emit import emit_function
 from cnnc.codegen.host import assembly, named_target, native_target
 from cnnc.codegen.kernels.conv_paired import PairedConv
 from cnnc.codegen.kernels.paired import SPAN, TRIPLE
+from cnnc.ir.graph import Builder
 from cnnc.ir.kernel import NO_HALO, Site
 from cnnc.ir.loops import print_program
 from cnnc.ir.op import Array, Step
 from cnnc.ir.ops import Add, Conv2d, Relu
 from cnnc.ir.target import Target
+from cnnc.ir.types import Sym, TensorType
 
 Draw = Callable[[st.SearchStrategy[Any]], Any]
 
@@ -204,3 +207,35 @@ def test_what_is_known_of_inputs_serves_later_parts(images: int) -> None:
         run_native(replace(only(site), tile=(2, 5), depth=d), site, [x, w]) for d in (1, 5)
     )
     assert np.array_equal(apart, together)
+
+
+def test_one_block_at_a_time_where_inputs_leave_the_nearest_cache() -> None:
+    def depth(channels: int, out: int) -> int:
+        arrays = [numbers(1, 1, channels, 7, 7), numbers(2, out, channels, 1, 1)]
+        return only(layer(Conv2d(), *arrays)).depth
+
+    target = TARGET
+    assert 4 * 14 * 1152 > target.l1_bytes and 4 * 49 * 1152 < target.l2_bytes // 2
+    assert depth(1152, 192) == 1
+    assert depth(192, 1152) > 1
+
+
+def test_inputs_are_judged_anew_for_each_image_on_any_number_of_threads() -> None:
+    b = Builder("twice")
+    x = b.input("x", TensorType((Sym("N"), 2 * CHANNELS, 14, 14)))
+    for out, channels in ((64, 2 * CHANNELS), (192, 64)):
+        w = b.constant(b.fresh("w"), numbers(out, out, channels, 1, 1))
+        x = b.add(Conv2d(), [x, w])
+    b.output("y", x)
+    graph = b.finish()
+    sizes = np.array([1, 1e5, 1, 1e-5], np.float32).reshape(4, 1, 1, 1)
+    images = numbers(7, 4, 2 * CHANNELS, 14, 14) * sizes
+    models = [cnnc.compile(graph, threads=n) for n in (1, 2, 3)]
+    if native_target().spare_adds_per_cycle:
+        assert any("paired_conv" in row.kernel for row in models[0].report().kernels)
+    found = models[0](images)
+    for model in models:
+        for _ in range(3):
+            assert np.array_equal(model(images), found)
+        for i in range(4):
+            assert np.array_equal(model(images[i : i + 1]), found[i : i + 1])
