@@ -47,6 +47,7 @@ from cnnc.ir.target import Target
 MOST_POINTS = 8  # beyond it errors grow, but not the gain
 REGISTERS = 32  # with less each sum of products takes two loads, which is no gain
 FREE_REGISTERS = 4  # beside the sums of a tile
+START_CYCLES = 3500.0  # of a call: much code, none of it in L1 at first
 TRANSFORM_CYCLES = 0.8  # for an instruction of the transform back, at one multiply-add a cycle
 
 
@@ -106,7 +107,7 @@ class RowWinogradConv(BlockedConv):
         moved = site.operands[0].elements * 4 + site.result.elements * 4
         # Prefetching hides half of the time that data takes from beyond L2.
         beyond = 0.5 * moved / target.stream_bytes_per_cycle(target.l2_bytes + 1)
-        return images * work + beyond + epilogue_cycles(site, target.lanes)
+        return START_CYCLES + images * work + beyond + epilogue_cycles(site, target.lanes)
 
     def _group_cycles(
         self, target: Target, transform: RowTransform, terms: int, width: int
