@@ -165,7 +165,7 @@ def _upsample(op: Op, x: Doubles) -> Doubles:
     n, c, h, w = x.shape
     y = np.zeros((n, c, h * op.scale[0], w * op.scale[1]))
     for b, k, r, s in np.ndindex(y.shape):
-        if op.mode is Resampling.NEAREST:
+        if op.mode is Resampling.NEAREST or op.scale == (1, 1):
             y[b, k, r, s] = x[b, k, r // op.scale[0], s // op.scale[1]]
             continue
         row = min(max((r + 0.5) / op.scale[0] - 0.5, 0), h - 1)

@@ -14,7 +14,7 @@ from typing import ClassVar
 from cnnc.codegen.kernels.common import View, channel_counts, pieces, views, zero_halo
 from cnnc.ir.kernel import Kernel, Site
 from cnnc.ir.loops import FromIndex, Index, Program, ProgramBuilder, Value, as_value, fma
-from cnnc.ir.ops import Resampling, Upsample
+from cnnc.ir.ops import Upsample
 from cnnc.ir.types import DType
 
 STORES = 16  # that are repeated in the code
@@ -50,7 +50,7 @@ class UpsampleKernel(Kernel):
         if self.block == 1 and op.scale[1] > 1:
             # LLVM puts the results of a factor of 2 together before it stores them.
             scattered = target.lanes * (0.25 if op.scale[1] == 2 else 0.75)
-        work = vectors * (scattered + (0 if op.mode is Resampling.NEAREST else 4.0))
+        work = vectors * (scattered + (4.0 if op.interpolates else 0))
         moved = vectors * target.vector_bytes * (1 + 1 / (op.scale[0] * op.scale[1]))
         return blocks * oh * 20 + max(work, moved / target.stream_bytes_per_cycle(moved))
 
@@ -89,7 +89,7 @@ class _Writer:
         with p.parallel("t", 0, n * blocks * rows) as t:
             image = p.let("n", t // (blocks * rows)) if n > 1 else Index(0)
             place, row = (image, p.let("c", t // rows % blocks)), p.let("oh", t % rows)
-            if self.op.mode is Resampling.NEAREST:
+            if not self.op.interpolates:
                 self.nearest(place, row)
             else:
                 self.bilinear(place, row)

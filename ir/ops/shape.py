@@ -196,6 +196,12 @@ class Upsample(Op):
     scale: tuple[int, int]
     mode: Resampling = Resampling.NEAREST
 
+    @property
+    def interpolates(self) -> bool:
+        """Whether elements are mixed. Where nothing grows they are not, be it with a weight of 0,
+        which makes NaN of an infinity."""
+        return self.mode is Resampling.BILINEAR and max(self.scale) > 1
+
     def infer(self, x: TensorType) -> TensorType:
         self.check_rank("x", x, 4)
         if min(self.scale) < 1:
@@ -204,12 +210,12 @@ class Upsample(Op):
         return TensorType((n, c, h * self.scale[0], w * self.scale[1]), x.dtype)
 
     def evaluate(self, x: Array) -> Array:
-        if self.mode is Resampling.NEAREST:
+        if not self.interpolates:
             return x.repeat(self.scale[0], axis=2).repeat(self.scale[1], axis=3)
         return _interpolate(_interpolate(x, 2, self.scale[0]), 3, self.scale[1])
 
     def flops(self, operands: Sequence[TensorType], results: Sequence[TensorType]) -> int:
-        return 0 if self.mode is Resampling.NEAREST else 6 * results[0].elements
+        return 6 * results[0].elements if self.interpolates else 0
 
 
 def _interpolate(x: Array, axis: int, scale: int) -> Array:
