@@ -16,6 +16,8 @@ Command = Callable[..., None]
 Settings = dict[str, Any]
 """Keyword arguments for `cnnc.options.Options`, as far as they were given."""
 
+_DIGITS = 1000  # of a size; Python does not read very many
+
 
 def _assignments(
     read: Callable[[str], Any],
@@ -39,8 +41,8 @@ def _assignments(
 
 
 def _size(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise click.BadParameter(f"a size is a whole number of at least 1, got `{text}`")
+    if not text.isdecimal() or len(text) > _DIGITS or int(text) < 1:
+        raise click.BadParameter(f"a size is a whole number of at least 1, got `{_shown(text)}`")
     return int(text)
 
 
@@ -52,17 +54,24 @@ def _value(text: str) -> Any:
         return json.loads(text)
     except json.JSONDecodeError:
         return text
+    except (ValueError, RecursionError) as error:  # too many digits or brackets
+        raise click.BadParameter(f"`{_shown(text)}` cannot be read: {error}") from None
 
 
 def _elements(text: str) -> Any:
     """Elements of a tensor as JSON: a number or truth value, or lists of them."""
     try:
         found = json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):  # not JSON, or too many digits or brackets
         found = None
     if not isinstance(found, list | int | float):
-        raise click.BadParameter(f"elements are a number or a list such as [1,-1], got `{text}`")
+        what = "elements are a number or a list such as [1,-1]"
+        raise click.BadParameter(f"{what}, got `{_shown(text)}`")
     return found
+
+
+def _shown(text: str) -> str:
+    return text if len(text) <= 80 else f"{text[:80]}..."
 
 
 class Positive(click.FloatRange):
