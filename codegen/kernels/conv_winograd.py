@@ -41,8 +41,8 @@ class WinogradConv(BlockedConv):
 
     `block` tiles are transformed at a time; groups of `depth` output-channel blocks are computed
     together; `share` is how many parts the output channels are split into so that several threads
-    can work on few blocks (each part transforms the inputs anew). `paired` multiplies in pairs of
-    products (see `winograd_pairs`).
+    can work on few blocks (each thread transforms the inputs of the blocks that it works on).
+    `paired` multiplies in pairs of products (see `winograd_pairs`).
     """
 
     name: ClassVar[str] = "winograd_conv"
@@ -101,14 +101,14 @@ class WinogradConv(BlockedConv):
         inputs = grid.input_work * in_blocks
         if self.paired:
             inputs += winograd_pairs.input_work(grid, in_blocks)
-        inputs *= tiles * self.share
+        inputs *= tiles
         outputs = grid.output_work * tiles * out_blocks
         weights = 4.0 * grid.points * channels * out_blocks * target.lanes
         moved = 0.5 * 4.0 * (site.operands[0].elements / images + site.result.elements / images)
         blocks = out_blocks // self.share if self.paired else self.depth
         scratch = 4.0 * grid.points * self.block * (channels + blocks * target.lanes)
         if scratch > target.l2_bytes:
-            moved += 2 * scratch * tiles / self.block * self.share
+            moved += 2 * scratch * tiles / self.block
         beyond = target.stream_bytes_per_cycle(target.l2_bytes + 1)
         transforms = TRANSFORM_CYCLES * (inputs + outputs) / target.fma_per_cycle
         passes = -(-tiles // self.block)

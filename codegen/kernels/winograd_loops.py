@@ -71,7 +71,10 @@ class WinogradLoops:
         p, share = self.p, self.kernel.share
         sizes = pieces(self.tiles, self.kernel.block)
         count = sum(times for _, _, times in sizes)
-        with p.parallel("t", 0, self.images * count * share) as t:
+        blocks = self.images * count
+        # Which block of tiles a thread has in V: the parts of the output channels share it.
+        self.held = p.scratch("held", blocks, kept=True) if share > 1 else ""
+        with p.parallel("t", 0, blocks * share) as t:
             part = p.let("part", t % share)
             which = p.let("block", t // share % count)
             image = p.let("n", t // (share * count))
@@ -79,7 +82,10 @@ class WinogradLoops:
             for start, size, times in sizes:
                 with p.when(which, first, first + times):
                     tile = p.let("tile", (which - first) * size + start)
-                    self.transform_inputs(image, tile, size)
+                    if share > 1:
+                        self.transform_once(blocks, t // share, (image, tile), size)
+                    else:
+                        self.transform_inputs(image, tile, size)
                     runs = self.groups * self.kernel.depth // self.run // share
                     with p.loop("r", 0, runs) as r:
                         run = p.let("run", part * runs + r)
@@ -88,6 +94,18 @@ class WinogradLoops:
                 first += times
         zero_halo(p, self.y)
         return p.finish()
+
+    def transform_once(
+        self, blocks: int, block: Index, place: tuple[Index, Index], size: int
+    ) -> None:
+        """Transforms a block's inputs unless this thread has just done so for another part."""
+        p = self.p
+        at = p.let("which", block)
+        with p.when(p.flag("known", p.load(self.held, at, 1)), 0, 1):
+            with p.loop("i", 0, blocks) as i:
+                p.store(self.held, i, Constant(1, 0.0))
+            p.store(self.held, at, Constant(1, 1.0))
+            self.transform_inputs(*place, size)
 
     def measure(self, pairs: PairedProducts, image: Index, first: Index, size: int) -> None:
         """Finds the largest finite input of each tile of the block."""

@@ -118,8 +118,8 @@ class Program:
     `scratch` gives the length in elements of the last buffers, which each thread has of its own;
     `elements` are the buffers that do not hold float32, and what they hold. A load makes float32 of
     it; only truth values can be stored. `tables` are read like buffers. A kernel's work may be cut
-    into parts, of which a thread does several: scratch that is `kept` is zero before a thread's
-    first part, and the next finds what the last one left there.
+    into parts, of which a thread does several. What one part leaves in scratch the thread's next
+    part finds there; scratch that is `kept` is zero before the first.
 
     `wholes` and `floats` name numbers that the caller gives after the buffers: whole ones >= 0,
     which are used like loop variables, and float32s.
