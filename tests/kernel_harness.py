@@ -25,7 +25,7 @@ from cnnc.codegen.image import Code
 from cnnc.codegen.interpret import interpret
 from cnnc.ir.kernel import NO_HALO, Halo, Kernel, Site
 from cnnc.ir.loops import Program
-from cnnc.ir.op import Array, Op
+from cnnc.ir.op import Array, Fusable, Op
 from cnnc.ir.target import Target
 from cnnc.ir.types import DType, Layout, TensorType
 
@@ -253,12 +253,32 @@ def _run_once(
 # -- comparing -----------------------------------------------------------------------------------
 
 
-def assert_close(found: Array, expected: Array, tolerance: float = 1e-4) -> None:
-    """Fails unless `found` is `expected` up to `tolerance` of its range, NaN and Inf alike."""
+def assert_close(
+    found: Array, expected: Array, tolerance: float = 1e-4, on_the_way: float = 0.0
+) -> None:
+    """Fails unless `found` is `expected` up to `tolerance` of its range, NaN and Inf alike.
+
+    Numbers of size `on_the_way` may have cancelled: 16 of their roundings may be left.
+    """
     assert found.shape == expected.shape
     finite = np.isfinite(expected)
     scale = float(np.abs(expected[finite]).max(initial=1e-6))
-    np.testing.assert_allclose(found, expected, rtol=tolerance, atol=tolerance * scale)
+    rounding = 16 * 2.0**-23 * on_the_way
+    np.testing.assert_allclose(found, expected, rtol=tolerance, atol=tolerance * scale + rounding)
+
+
+def largest_on_the_way(op: Op, arrays: Sequence[Array]) -> float:
+    """The largest finite size of what the op gives before its epilogue and after each step."""
+    if not isinstance(op, Fusable):
+        return 0.0
+    own, extras = op.split(arrays)
+    largest = 0.0
+    with np.errstate(all="ignore"):
+        for count in range(len(op.epilogue) + 1):
+            part = replace(op, epilogue=op.epilogue[:count])
+            value = np.abs(part.evaluate(*own, *extras[: part.extras]))
+            largest = max(largest, float(value[np.isfinite(value)].max(initial=0.0)))
+    return largest
 
 
 def presets() -> tuple[Target, ...]:
