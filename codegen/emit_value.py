@@ -104,15 +104,16 @@ class ValueEmitter(IndexEmitter):
         """What is in memory, in its own type."""
         count, element = load.count or load.lanes, self.element(load.buffer)
         vector, align = memory_type(element, load.lanes), ALIGN[element]
-        if load.lanes == 1 or (load.stride == 1 and count == load.lanes):
+        if load.lanes == 1:
             address = self.address(load.buffer, load.offset)
             return self.value_line(f"load {vector}, ptr {address}, align {align}")
         if load.stride == 1:
-            address = self.address(load.buffer, load.offset)
-            mask = (f"<{load.lanes} x i1>", mask_text(count, load.lanes))
-            name = f"masked.load.v{load.lanes}{SUFFIX[element]}.p0"
-            pointer, other = ("ptr", address), (vector, "zeroinitializer")
-            return self.value_line(self.intrinsic(name, vector, pointer, mask, other))
+            return self.neighbours(load, 0, count)
+        if load.stride == 2:
+            both = [self.neighbours(load, k * load.lanes, 2 * count - 1) for k in range(2)]
+            picks = ", ".join(f"i32 {2 * lane}" for lane in range(load.lanes))
+            operands = ", ".join(f"{vector} {one}" for one in both)
+            return self.value_line(f"shufflevector {operands}, <{load.lanes} x i32> <{picks}>")
         result = "zeroinitializer"
         for lane in range(count):
             address = self.address(load.buffer, load.offset, lane * load.stride)
@@ -121,6 +122,21 @@ class ValueEmitter(IndexEmitter):
                 f"insertelement {vector} {result}, {element} {one}, i64 {lane}"
             )
         return result
+
+    def neighbours(self, load: Load, first: int, count: int) -> str:
+        """A vector of the elements from the `first` one behind the load's place on, which is zero
+        from the element `count` on."""
+        element, lanes = self.element(load.buffer), load.lanes
+        vector, inside = memory_type(element, lanes), min(count - first, lanes)
+        if inside <= 0:
+            return "zeroinitializer"
+        address = self.address(load.buffer, load.offset, first)
+        if inside == lanes:
+            return self.value_line(f"load {vector}, ptr {address}, align {ALIGN[element]}")
+        mask = (f"<{lanes} x i1>", mask_text(inside, lanes))
+        name = f"masked.load.v{lanes}{SUFFIX[element]}.p0"
+        pointer, other = ("ptr", address), (vector, "zeroinitializer")
+        return self.value_line(self.intrinsic(name, vector, pointer, mask, other))
 
     def apply(self, apply: Apply) -> str:
         type = vector_type(apply.lanes)

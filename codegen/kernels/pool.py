@@ -64,7 +64,9 @@ class PoolKernel(Kernel):
         rows = sum(len(axes[0].inside(i)) for i in range(oh)) / oh
         row = 20.0
         for run in _runs(self, site):
-            load = 1 / target.load_per_cycle if run.stride == 1 else 0.5 * run.count
+            load = 1 / target.load_per_cycle
+            if run.stride > 1:  # loaded in pairs and picked apart, or one by one
+                load = 2 * load + 1 if run.stride == 2 else 0.5 * run.count
             taps = sum(map(len, run.taps))
             work = rows * len(run.met) * max(load, combine) + taps * combine + len(run.taps)
             row += run.times * (work + 10)

@@ -147,6 +147,16 @@ def test_strided_access() -> None:
     np.testing.assert_array_equal(found, np.array(expected, np.float32))
 
 
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+@pytest.mark.parametrize("start", [0, 1, 5])
+def test_every_second_element(start: int, count: int) -> None:
+    p, x, y = builder()
+    p.store(y, 0, p.load(x, start, 4, stride=2, count=count))
+    found = both(p.finish(), numbers(start + 2 * count - 1), 4)
+    expected = [*range(start + 1, start + 2 * count, 2), 0, 0, 0, 0][:4]
+    np.testing.assert_array_equal(found, np.array(expected, np.float32))
+
+
 def _outside(write: Callable[[ProgramBuilder, str, str], None]) -> Program:
     p, x, y = builder()
     with p.loop("i", 0, 4) as i:
