@@ -395,7 +395,9 @@ def peak_text(lanes: int, accumulators: int, *, fused: bool) -> str:
         else:
             body.append(f"  %m{i} = fmul {vector} %a{i}, %v0")
             body.append(f"  %b{i} = fadd {vector} %m{i}, %v1")
-        after.append(f"  store {vector} %b{i}, ptr %p{i}, align 4")
+        # Computed anew: an address that outlives the loop would take a register or the stack.
+        after.append(f"  %q{i} = getelementptr {vector}, ptr %data, i64 {i}")
+        after.append(f"  store {vector} %b{i}, ptr %q{i}, align 4")
     declare = f"declare {vector} @llvm.fma.v{lanes}f32({vector}, {vector}, {vector})"
     return f"{declare}\n{_loop(before, phis, body, after)}"
 
