@@ -31,7 +31,7 @@ from cnnc.ir.ops import Conv2d
 from cnnc.ir.target import Target
 from cnnc.ir.types import DType
 
-MOST_POINTS_2D = 8  # along each axis
+MOST_POINTS_2D = 10, 64  # along an axis, of both
 TRANSFORM_CYCLES = 0.6  # for an instruction of the transforms, at one multiply-add a cycle
 
 
@@ -211,14 +211,16 @@ def _tiles(site: Site) -> Iterator[tuple[int, int]]:
     assert isinstance(op, Conv2d)
     _, _, oh, ow = site.result.dims
     _, _, kh, kw = site.operands[1].dims
-    # Errors grow with the points, and in two dimensions with their square.
-    most = MOST_POINTS if min(kh, kw) == 1 else MOST_POINTS_2D
+    # Errors grow with the points of both axes.
+    one = min(kh, kw) == 1
+    axis, most = (MOST_POINTS, MOST_POINTS) if one else MOST_POINTS_2D
     found = []
     for rows, columns in product(
-        _sides(kh, op.stride[0], oh, most), _sides(kw, op.stride[1], ow, most)
+        _sides(kh, op.stride[0], oh, axis), _sides(kw, op.stride[1], ow, axis)
     ):
         points = grid_of(site, (rows, columns)).points
-        found.append((points, -(-oh // rows) * -(-ow // columns) * points, rows, columns))
+        if points <= most:
+            found.append((points, -(-oh // rows) * -(-ow // columns) * points, rows, columns))
     least = 0.8 * oh * ow * kh * kw
     for _, products, rows, columns in sorted(found):
         if products < least:
