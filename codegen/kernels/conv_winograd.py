@@ -32,6 +32,8 @@ from cnnc.ir.target import Target
 from cnnc.ir.types import DType
 
 MOST_POINTS_2D = 10, 64  # along an axis, of both
+
+SHARED = 0.7  # of what a thread gets from memory if it is alone
 TRANSFORM_CYCLES = 0.6  # for an instruction of the transforms, at one multiply-add a cycle
 
 
@@ -117,12 +119,12 @@ class WinogradConv(BlockedConv):
 
     def _streamed(self, target: Target, products: float, weights: float, passes: int) -> float:
         """Cycles of the product stage with its weights (bytes), which are read in every pass."""
-        # In a network the weights are in memory at first.
-        first = weights / target.memory_bytes_per_cycle
+        # In a network the weights are in memory at first, and threads share the way from there.
+        first = weights / (SHARED * target.memory_bytes_per_cycle)
         rate = target.stream_bytes_per_cycle(weights)
         if self.paired and weights > target.l2_bytes // 2:
             # What pairs ask for comes no faster from L3: as much is under way at a time.
-            rate = target.memory_bytes_per_cycle
+            rate = SHARED * target.memory_bytes_per_cycle
         again = weights * (passes - 1) / rate
         if weights > target.l3_bytes // 2:  # which is shared
             first, again = first + again, 0.0
