@@ -31,8 +31,7 @@ from cnnc.ir.ops import Conv2d
 from cnnc.ir.target import Target
 from cnnc.ir.types import DType
 
-MOST_POINTS_2D = 10, 64  # along an axis, of both
-
+MOST_POINTS_2D = 64  # of both axes together
 SHARED = 0.7  # of what a thread gets from memory if it is alone
 TRANSFORM_CYCLES = 0.6  # for an instruction of the transforms, at one multiply-add a cycle
 
@@ -213,9 +212,10 @@ def _tiles(site: Site) -> Iterator[tuple[int, int]]:
     assert isinstance(op, Conv2d)
     _, _, oh, ow = site.result.dims
     _, _, kh, kw = site.operands[1].dims
-    # Errors grow with the points of both axes.
-    one = min(kh, kw) == 1
-    axis, most = (MOST_POINTS, MOST_POINTS) if one else MOST_POINTS_2D
+    # Errors grow with the points of both axes; a transform keeps those of one in registers.
+    axis = most = MOST_POINTS
+    if min(kh, kw) > 1:
+        axis, most = (10 if site.target.registers > 16 else 8), MOST_POINTS_2D
     found = []
     for rows, columns in product(
         _sides(kh, op.stride[0], oh, axis), _sides(kw, op.stride[1], ow, axis)
