@@ -10,8 +10,8 @@ multiply-adds (`Target.spare_adds_per_cycle`); there two channels in pairs and o
 both kinds of units busy, for three products in the time of two.
 
 So of every three blocks of input channels the first two are paired, lane by lane, and the third is
-multiplied as usual. What is left, less than three blocks, is cut in three in the same way; one or
-two last channels are multiplied as usual.
+multiplied as usual. What is left, less than three blocks, is cut in three in the same way, so that
+pairs do not cross blocks (`PairedShape.order`); one or two last channels are multiplied as usual.
 
 Rounding errors are those of terms like w0 * w1 and x0 * x1 that cancel. Each output channel's
 weights are therefore scaled by a power of two to the size that inputs have, nominally 1, and every

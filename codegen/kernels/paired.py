@@ -4,6 +4,7 @@ up to; see `conv_paired`."""
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -46,6 +47,34 @@ class PairedShape:
     def third(self) -> int:
         """A third of the channels behind the triples of blocks."""
         return self.channels % (TRIPLE * self.lanes) // TRIPLE
+
+    @property
+    def order(self) -> tuple[int, ...]:
+        """The channels behind the triples of blocks, counted from there, in the order of their use:
+        a third for each of three runs, then one or two plain ones.
+
+        Runs in pairs do not cross blocks, and what they leave follows in order, so that all three
+        advance by one for long (`stretches`).
+        """
+        rest, third = self.channels % (TRIPLE * self.lanes), self.third
+        other = self.lanes if rest >= self.lanes + third else third
+        paired = [*range(third), *range(other, other + third)]
+        return (*paired, *sorted(set(range(rest)) - set(paired)))
+
+    @property
+    def stretches(self) -> list[tuple[int, int]]:
+        """(first, count) of the threes behind the triples of blocks, cut where one of their runs
+        does not go on to the next lane of its block."""
+        third, order = self.third, self.order
+        if not third:
+            return []
+        runs = [order[run * third : (run + 1) * third] for run in range(TRIPLE)]
+        cuts = [
+            u
+            for u in range(1, third)
+            if any(run[u] != run[u - 1] + 1 or run[u] % self.lanes == 0 for run in runs)
+        ]
+        return [(a, b - a) for a, b in pairwise([0, *cuts, third])]
 
     @property
     def steps(self) -> int:
@@ -195,14 +224,13 @@ def group_channels(array: Array, lanes: int) -> tuple[list[Array], Array]:
     length of runs, and the channels that are left over, [..., channel, kh, kw]."""
     *leading, channels, kh, kw = array.shape
     shape = PairedShape(channels, lanes, kh, kw)
-    found, start = list[Array](), 0
-    for count, length in ((shape.triples, lanes), (1, shape.third)):
-        size = count * TRIPLE * length
-        if size:
-            run = array[..., start : start + size, :, :]
-            found.append(run.reshape(*leading, count, TRIPLE, length, kh, kw))
-        start += size
-    return found, array[..., start:, :, :]
+    whole = shape.triples * TRIPLE * lanes
+    blocks, rest = array[..., :whole, :, :], array[..., whole:, :, :][..., shape.order, :, :]
+    found, end = list[Array](), TRIPLE * shape.third
+    for run, length in ((blocks, lanes), (rest[..., :end, :, :], shape.third)):
+        if run.shape[-3]:
+            found.append(run.reshape(*leading, -1, TRIPLE, length, kh, kw))
+    return found, rest[..., end:, :, :]
 
 
 def pair_products(groups: list[Array]) -> Array:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from cnnc.codegen.kernels.common import View, multiply_add, sum_lanes
@@ -54,15 +54,11 @@ class PairedSums:
         self, total: TileRef, squares: TileRef | None, window: tuple[Index, Index, Index]
     ) -> None:
         """Adds, lane by lane, the products of the pairs behind the triples of blocks."""
-        p, lanes, third = self.p, self.shape.lanes, self.shape.third
-        # The second run may reach into the next block.
-        inside = min(third, lanes - third)
-        for lane, count in ((0, inside), (inside, third - inside)):
-            if not count:
-                continue
+        p, third = self.p, self.shape.third
+        if third:
             with p.loop("i", 0, self.shape.kh) as i, p.loop("k", 0, self.shape.kw) as k:
-                sources = self.rest(lane, window, i, k), self.rest(third + lane, window, i, k)
-                self._multiply_inputs(sources, total, squares, count, lane % 2 == 1)
+                sources = self.rest(0, window, i, k), self.rest(third, window, i, k)
+                self._multiply_inputs(sources, total, squares, third)
 
     def _multiply_inputs(
         self,
@@ -70,9 +66,8 @@ class PairedSums:
         total: TileRef,
         squares: TileRef | None,
         count: int = 0,
-        minus: bool = False,
     ) -> None:
-        """Adds the products of paired inputs for the pixels of `total`, negative if `minus`.
+        """Adds the products of paired inputs for the pixels of `total`.
 
         `sources` are the first pixel's; `count` is how many lanes hold pairs, 0 for all.
         """
@@ -82,9 +77,9 @@ class PairedSums:
                 p.bind("x", p.load(self.x.buffer, at + q * across, self.shape.lanes, count=count))
                 for at in sources
             )
-            p.set(total[q], fma(-one if minus else one, other, total[q]))
+            p.set(total[q], fma(one, other, total[q]))
             if squares is not None:
-                both = p.bind("both", one - other if minus else one + other)
+                both = p.bind("both", one + other)
                 p.set(squares[q], fma(both, both, squares[q]))
 
     def accumulate(
@@ -166,23 +161,37 @@ class PairedSums:
         """The channels behind the triples of blocks into the tile."""
         p, shape, lanes = self.p, self.shape, self.shape.lanes
         third, singles = shape.third, shape.channels % TRIPLE
+        advance = 1 if self.x.block > 1 else self.x.pitch(1)
         with p.loop("i", 0, shape.kh) as i, p.loop("k", 0, shape.kw) as k:
             tap = i * shape.kw + k
-            for u in range(third):
-                step = tap * third + u
-                at = packed + step * (TRIPLE * lanes)
-                if ahead is not None:
-                    self._ask(ahead + step * asked * lanes, asked)
-                sources = [self.rest(run * third + u, window, i, k) for run in range(TRIPLE)]
-                triple(acc, at, sources, u % 2 == 1)
+            for first, count in shape.stretches:
+                starts = [self.rest(run * third + first, window, i, k) for run in range(TRIPLE)]
+                for u, minus in self._walk(first, count):
+                    step = tap * third + first + u
+                    if ahead is not None:
+                        self._ask(ahead + step * (asked * lanes), asked)
+                    sources = [start + u * advance for start in starts]
+                    triple(acc, packed + step * (TRIPLE * lanes), sources, minus)
             behind = packed + shape.taps * third * (TRIPLE * lanes)
-            for u in range(singles):
-                at = behind + (tap * singles + u) * lanes
-                self._single(acc, at, self.rest(TRIPLE * third + u, window, i, k))
+            for single in range(singles):
+                at = behind + (tap * singles + single) * lanes
+                self._single(acc, at, self.rest(TRIPLE * third + single, window, i, k))
 
-    def rest(self, channel: int, window: tuple[Index, Index, Index], i: Index, k: Index) -> Index:
-        """Where a channel, counted from behind the triples of blocks, lies under a tap."""
-        block, lane = divmod(channel, self.x.block)
+    def _walk(self, first: int, count: int) -> Iterator[tuple[Index, bool]]:
+        """The threes of a stretch, counted from its first, and whether their pairs are taken with
+        the opposite sign, which every other one is: a loop over two at a time, if it is long."""
+        looped = count // 2 if count > 3 else 0
+        if looped:
+            with self.p.loop("s", 0, looped) as s:
+                for u in range(2):
+                    yield s * 2 + u, (first + u) % 2 == 1
+        for u in range(2 * looped, count):
+            yield Index.of(u), (first + u) % 2 == 1
+
+    def rest(self, place: int, window: tuple[Index, Index, Index], i: Index, k: Index) -> Index:
+        """Where a channel behind the triples of blocks lies under a tap; `place` is that in the
+        order of their use."""
+        block, lane = divmod(self.shape.order[place], self.x.block)
         block += self.shape.triples * TRIPLE
         return self.origin(Index.of(block), window, i, k) + lane
 

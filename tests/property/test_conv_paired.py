@@ -17,7 +17,7 @@ import cnnc
 from cnnc.codegen.emit import emit_function
 from cnnc.codegen.host import assembly, named_target, native_target
 from cnnc.codegen.kernels.conv_paired import PairedConv
-from cnnc.codegen.kernels.paired import SPAN, TRIPLE
+from cnnc.codegen.kernels.paired import SPAN, TRIPLE, PairedShape
 from cnnc.ir.graph import Builder
 from cnnc.ir.kernel import NO_HALO, Site
 from cnnc.ir.loops import print_program
@@ -88,6 +88,42 @@ def test_it_computes_a_convolution(case: tuple[Conv2d, list[Array]], data: st.Da
     halo = data.draw(st.sampled_from([NO_HALO, (1, 1, 1, 1), (0, 2, 1, 0)]))
     found = run_native(kernel, site, arrays, halo=halo, spare=data.draw(st.integers(0, 1)))
     assert_close(found, op.evaluate(*arrays))
+
+
+@pytest.mark.parametrize("lanes", [1, 4, 8, 16])
+def test_what_is_left_of_the_channels_is_walked_lane_by_lane(lanes: int) -> None:
+    for rest in range(TRIPLE * lanes):
+        shape = PairedShape(TRIPLE * lanes + rest, lanes)
+        third, order = shape.third, shape.order
+        assert sorted(order) == list(range(rest))
+        assert sum(count for _, count in shape.stretches) == third == rest // TRIPLE
+        pieces = [
+            order[run * third + first : run * third + first + count]
+            for first, count in shape.stretches
+            for run in range(TRIPLE)
+        ]
+        pairs = [order[run * third : (run + 1) * third] for run in range(2)] if third else []
+        for lane in [*pieces, *pairs]:
+            assert list(lane) == list(range(lane[0], lane[-1] + 1))
+            assert lane[0] // lanes == lane[-1] // lanes
+
+
+@pytest.mark.parametrize("rest", [3, 16, 18, 21, 24, 27, 32, 37, 47])
+def test_any_number_of_channels_may_be_left(rest: int) -> None:
+    channels = BLOCKS + rest * TARGET.lanes // 16
+    arrays = [numbers(1, 1, channels, 4, 9), numbers(2, 5, channels, 2, 2), numbers(3, 5)]
+    op = Conv2d(pad=(1, 0, 0, 1))
+    site = layer(op, *arrays)
+    assert_close(run_native(only(site), site, arrays), op.evaluate(*arrays))
+
+
+def test_what_is_left_takes_little_more_code_than_whole_blocks() -> None:
+    def words(channels: int) -> int:
+        arrays = [numbers(1, 1, channels, 14, 14), numbers(2, 32, channels, 1, 1)]
+        site = layer(Conv2d(), *arrays)
+        return len(print_program(only(site).program(planned(only(site), site))).split())
+
+    assert words(BLOCKS + 2 * TARGET.lanes) < 2.5 * words(BLOCKS)
 
 
 def test_the_interpreter_agrees() -> None:
