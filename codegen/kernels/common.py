@@ -194,6 +194,28 @@ def multiply_add(
             p.set(acc[b, r, q], fma(vector, pixel, acc[b, r, q]))
 
 
+def store_scaled(
+    p: ProgramBuilder,
+    site: Site,
+    acc: TileRef,
+    scale: Value,
+    views: tuple[View | None, Sequence[View], View],
+    place: tuple[Index, Index, Index, Index],
+) -> None:
+    """Stores the sums acc[0, row, column], scaled, with bias and epilogue, from `place` on.
+
+    `views` are the bias's, those of the epilogue's operands and the result's.
+    """
+    (bias_view, extras, y), (image, block, row, column), lanes = views, place, acc.lanes
+    bias = None
+    if bias_view is not None:
+        bias = p.bind("bias", p.load(bias_view.buffer, block * lanes, lanes))
+    with p.unroll("r", acc.shape[1]) as r, p.unroll("q", acc.shape[2]) as q:
+        at = image, block, row + r, column + q
+        value = acc[0, r, q] * scale if bias is None else fma(acc[0, r, q], scale, bias)
+        p.store(y.buffer, y.at(*at), finish(p, site, p.bind("y", value), extras, *at))
+
+
 def sum_lanes(p: ProgramBuilder, vectors: Sequence[Value]) -> Value:
     """The sums over the lanes of some vectors, at most as many as there are lanes: the first lanes
     of one vector.

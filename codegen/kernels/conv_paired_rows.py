@@ -15,21 +15,20 @@ from cnnc.codegen.kernels.blocked import BlockedConv
 from cnnc.codegen.kernels.common import (
     View,
     epilogue_cycles,
-    finish,
     pieces,
+    store_scaled,
     views,
     zero_halo,
     zero_run,
 )
 from cnnc.codegen.kernels.paired import (
-    SPAN,
     TRIPLE,
     PairedShape,
     most_pixels,
     pack_weight_pairs,
     pairs_error,
 )
-from cnnc.codegen.kernels.paired_sums import PairedSums
+from cnnc.codegen.kernels.paired_sums import PairedSums, balanced
 from cnnc.codegen.kernels.strips import (
     ROW_CYCLES,
     STRIP_CYCLES,
@@ -48,7 +47,6 @@ from cnnc.ir.loops import (
     Reduce,
     TileRef,
     Value,
-    apply,
     fma,
 )
 from cnnc.ir.op import Array
@@ -207,8 +205,7 @@ class _Writer:
             p.store(self.products, i * self.pitch + j * lanes, total)
         row = Reduce(1, "add", squares[0] + squares[1]) / FromIndex(1, height)
         mean = p.bind("mean", row * (1.0 / (2 * third * self.x.type.dims[3])))
-        small = apply("less", mean, SPAN**2, 1.0, 0.0)
-        return p.flag("balanced", apply("less", SPAN**-2, mean, small, 0.0))
+        return p.flag("balanced", balanced(mean, 1.0, 0.0))
 
     def sum_up(self, rows: Index) -> None:
         """The products of paired inputs of a strip, summed over windows that start at a column."""
@@ -239,7 +236,10 @@ class _Writer:
                     column = p.let("column", j * width + left)
                     acc = p.tile("acc", (1, 1, width), self.lanes)
                     self.accumulate(acc, packed, r, column, paired)
-                    self.store(acc, packed, (image, block, row + r, column))
+                    at = packed + self.lanes
+                    scale = p.bind("scale", p.load(self.weight.buffer, at, self.lanes))
+                    stored = self.bias, self.extras, self.y
+                    store_scaled(p, self.site, acc, scale, stored, (image, block, row + r, column))
 
     def accumulate(
         self, acc: TileRef, packed: Index, r: Index, column: Index, paired: bool
@@ -254,20 +254,3 @@ class _Writer:
                 p.set(acc[0, 0, q], start - done)
         window = Index(0), r * stride[0], column * stride[1]
         self.pairs.accumulate(acc, window, packed + 2 * lanes, paired=paired)
-
-    def store(self, acc: TileRef, packed: Index, place: tuple[Index, Index, Index, Index]) -> None:
-        """Scales sums back, adds the bias, runs the epilogue."""
-        p, lanes = self.p, self.lanes
-        image, block, row, column = place
-        scale = p.bind("scale", p.load(self.weight.buffer, packed + lanes, lanes))
-        bias = None
-        if self.bias is not None:
-            bias = p.bind("bias", p.load(self.bias.buffer, block * lanes, lanes))
-        for q in range(acc.shape[2]):
-            value = acc[0, 0, q] * scale if bias is None else fma(acc[0, 0, q], scale, bias)
-            at = (image, block, row, column + q)
-            p.store(
-                self.y.buffer,
-                self.y.at(*at),
-                finish(p, self.site, p.bind("y", value), self.extras, *at),
-            )

@@ -106,8 +106,7 @@ class WinogradConv(BlockedConv):
         outputs = grid.output_work * tiles * out_blocks
         weights = 4.0 * grid.points * channels * out_blocks * target.lanes
         moved = 0.5 * 4.0 * (site.operands[0].elements / images + site.result.elements / images)
-        blocks = out_blocks // self.share if self.paired else self.depth
-        scratch = 4.0 * grid.points * self.block * (channels + blocks * target.lanes)
+        scratch = 4.0 * grid.points * self.block * (channels + self.run(site) * target.lanes)
         if scratch > target.l2_bytes:
             moved += 2 * scratch * tiles / self.block
         beyond = target.stream_bytes_per_cycle(target.l2_bytes + 1)
@@ -144,6 +143,12 @@ class WinogradConv(BlockedConv):
         channels, target = site.operands[1].dims[1], site.target
         return winograd_pairs.chunks(channels, self.block, target)
 
+    def run(self, site: Site) -> int:
+        """How many output-channel blocks are multiplied before their products are transformed
+        back."""
+        blocks = -(-site.result.dims[1] // site.target.lanes)
+        return blocks // self.share if self.paired else self.depth
+
     def columns(self, target: Target) -> int:
         """How many tiles the product stage takes at a time."""
         if self.paired:
@@ -167,7 +172,7 @@ class WinogradConv(BlockedConv):
         out, channels, kh, kw = weight.shape
         lanes, grid = site.target.lanes, grid_of(site, self.tile)
         if self.paired:
-            return winograd_pairs.pack_points(grid, weight, self.chunks(site), self.share)
+            return winograd_pairs.pack_points(grid, weight, self.chunks(site), self.run(site))
         group = self.depth * lanes
         groups = -(-out // group)
         packed = np.empty((groups, grid.points, channels, self.depth, lanes), np.float32)

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from cnnc.codegen.kernels.common import (
-    finish,
-    pieces,
-    views,
-    zero_halo,
-)
-from cnnc.codegen.kernels.paired import SPAN, TRIPLE, PairedShape
-from cnnc.codegen.kernels.paired_sums import PairedSums
+from cnnc.codegen.kernels.common import pieces, store_scaled, views, zero_halo
+from cnnc.codegen.kernels.paired import TRIPLE, PairedShape
+from cnnc.codegen.kernels.paired_sums import PairedSums, balanced
 from cnnc.ir.kernel import Site
-from cnnc.ir.loops import Index, Program, ProgramBuilder, Reduce, Value, apply, fma
+from cnnc.ir.loops import Index, Program, ProgramBuilder, Reduce, Value
 from cnnc.ir.ops import Conv2d
 
 UNBALANCED, BALANCED = 1.0, 2.0  # what is known of the size of a strip's inputs; 0: nothing
@@ -126,8 +121,7 @@ class PairedLoops:
             whole = whole + squares[q]
         count = height * ow * shape.taps * 2 * (shape.triples * self.lanes + shape.third)
         mean = p.bind("mean", Reduce(1, "add", whole) * (1.0 / count))
-        small = apply("less", mean, SPAN**2, BALANCED, UNBALANCED)
-        return apply("less", SPAN**-2, mean, small, UNBALANCED)
+        return balanced(mean, BALANCED, UNBALANCED)
 
     def tile(
         self,
@@ -154,11 +148,5 @@ class PairedLoops:
             acc, window, packed + 2 * lanes, ahead, paired=paired, inputs_ahead=self.far
         )
         scale = p.bind("scale", p.load(self.weight.buffer, packed + lanes, lanes))
-        bias = None
-        if self.bias is not None:
-            bias = p.bind("bias", p.load(self.bias.buffer, block * lanes, lanes))
-        with p.unroll("r", height) as r, p.unroll("q", width) as q:
-            at = (image, block, row + r, column + q)
-            value = acc[0, r, q] * scale if bias is None else fma(acc[0, r, q], scale, bias)
-            result = finish(p, self.site, p.bind("y", value), self.extras, *at)
-            p.store(self.y.buffer, self.y.at(*at), result)
+        stored = self.bias, self.extras, self.y
+        store_scaled(p, self.site, acc, scale, stored, (image, block, row, column))

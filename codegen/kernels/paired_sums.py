@@ -6,10 +6,17 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from cnnc.codegen.kernels.common import View, multiply_add, sum_lanes
-from cnnc.codegen.kernels.paired import TRIPLE, PairedShape
-from cnnc.ir.loops import Constant, Index, ProgramBuilder, TileRef, Value, fma
+from cnnc.codegen.kernels.paired import SPAN, TRIPLE, PairedShape
+from cnnc.ir.loops import Constant, Index, ProgramBuilder, TileRef, Value, apply, fma
 
 UNROLLED = 4  # lanes of three blocks side by side in the code; even, as signs alternate
+
+
+def balanced(mean: Value, inside: float, outside: float) -> Value:
+    """`inside` if the mean of the squares of inputs says that their size is within `SPAN` of 1;
+    `outside` if it is not, or NaN."""
+    small = apply("less", mean, SPAN**2, inside, outside)
+    return apply("less", SPAN**-2, mean, small, outside)
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,8 +50,7 @@ class WinogradLoops:
         self.across = -(-self.ow // kernel.tile[1])
         self.tiles = -(-self.oh // kernel.tile[0]) * self.across
         self.block = block = kernel.block
-        # How many output-channel blocks are multiplied before their products are transformed back.
-        self.run = self.groups // kernel.share if kernel.paired else kernel.depth
+        self.run = kernel.run(site)
         # V: [point][channel block][tile][lane]; products: [point][block of the run][tile][lane].
         # From point to point an odd number of vectors: the points of a tile, which are stored and
         # loaded together, then lie in different sets of the cache.

@@ -54,16 +54,16 @@ def chunks(channels: int, block: int, target: Target) -> list[PairedShape]:
     return [PairedShape(b - a, target.lanes) for a, b in zip(starts, ends, strict=True)]
 
 
-def pack_points(grid: Grid, weight: Array, chunks: Sequence[PairedShape], share: int) -> Array:
-    """The signs of the lanes, then `pack_pairs` panels [part][point][chunk][block of the part], in
+def pack_points(grid: Grid, weight: Array, chunks: Sequence[PairedShape], run: int) -> Array:
+    """The signs of the lanes, then `pack_pairs` panels [run][point][chunk][block of the run], in
     the order of their use."""
     out, channels, kh, kw = weight.shape
     lanes = chunks[0].lanes
     size = np.repeat(grid.sizes, lanes)
-    run = -(-out // lanes) // share
+    blocks = -(-out // lanes)
     whole = sum(shape.panel for shape in chunks)
-    packed = np.empty((share, grid.points, run * whole), np.float32)
-    for i in range(share * run):  # a block at a time bounds the float64 copies
+    packed = np.empty((blocks // run, grid.points, run * whole), np.float32)
+    for i in range(blocks):  # a block at a time bounds the float64 copies
         full = np.zeros((kh, kw, lanes, channels), np.float32)
         part = weight[i * lanes : (i + 1) * lanes]
         full[:, :, : len(part)] = part.transpose(2, 3, 0, 1)

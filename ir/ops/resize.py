@@ -140,8 +140,8 @@ class Resize(Op):
             index = low + np.array(ups, np.int64).reshape(-1, 1)
             weight = np.ones(index.shape)
         else:
-            rests = [Fraction(p[1], unit) for p in places]
-            index, weight = self._weights(low, rests, min(scale, Fraction(1)))
+            parts = [p[1] for p in places]
+            index, weight = self._weights(low, parts, unit, min(scale, Fraction(1)))
         if self.exclude_outside:
             inside = np.where((index >= 0) & (index < length), weight, 0.0)
             total = inside.sum(axis=1, keepdims=True)
@@ -153,18 +153,21 @@ class Resize(Op):
         return Taps(index, weight, np.array(outside, np.bool_))
 
     def _weights(
-        self, low: NDArray[np.int64], rests: Sequence[Fraction], scale: Fraction
+        self, low: NDArray[np.int64], parts: Sequence[int], unit: int, scale: Fraction
     ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Taps of places `rests` behind the elements `low`; the kernel is 1 / `scale` as wide.
+        """Taps of places `parts` / `unit` behind the elements `low`; the kernel is 1 / `scale` as
+        wide.
 
-        Distances are rounded once, so that a tap at the kernel's end weighs exactly nothing.
+        Distances are quotients of whole numbers, rounded once: a tap at the kernel's end weighs
+        exactly nothing.
         """
         reach = 1 if self.mode is Interpolation.LINEAR else 2
         width = scale if self.antialias else Fraction(1)
         before = floor(-reach / width) + 1
         offsets = range(before, 2 - before)
-        away = [[float(abs(k - rest) * width) for k in offsets] for rest in rests]
-        distance = np.array(away).reshape(len(rests), len(offsets))
+        times, per = width.numerator, unit * width.denominator
+        away = [[abs(k * unit - part) * times / per for k in offsets] for part in parts]
+        distance = np.array(away).reshape(len(parts), len(offsets))
         if self.mode is Interpolation.LINEAR:
             weight = np.maximum(1 - distance, 0)
         else:
