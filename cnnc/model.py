@@ -98,11 +98,12 @@ class CompiledModel:
             InputError: names, shapes or element types that do not fit; all are listed.
             OptionError: a tap stands for nothing, or the model was not compiled from a file.
         """
-        if isinstance(taps, str) or not isinstance(taps, Iterable):
-            raise OptionError(Diagnostic("`taps` is a list of names", help=f'say ["{taps}"]'))
-        if taps:
-            return self._with_taps(tuple(taps)).run(inputs, out)
-        return self._executable.run(inputs, out)
+        if type(taps) is not tuple:
+            if isinstance(taps, str) or not isinstance(taps, Iterable):
+                raise OptionError(Diagnostic("`taps` is a list of names", help=f'say ["{taps}"]'))
+            taps = tuple(taps)
+        model = self._with_taps(taps) if taps else self
+        return model._executable.run(inputs, out)
 
     def _with_taps(self, taps: tuple[str, ...]) -> CompiledModel:
         if taps not in self._taps:
