@@ -19,13 +19,12 @@ import numpy as np
 from cnnc.codegen.emit import emit_function
 from cnnc.codegen.families import families
 from cnnc.codegen.schedule import Schedule
+from cnnc.ir.calling import LINE
 from cnnc.ir.graph import Graph, Node
 from cnnc.ir.kernel import Kernel, Site
 from cnnc.ir.loops import Program
 from cnnc.ir.op import Array
 from cnnc.ir.target import Target
-
-ALIGNMENT = 64  # bytes; of every packed constant
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +109,7 @@ def build_module(
     )
     segments = _segments(graph, functions.symbols)
     scratch = max((4 * sum(p.scratch) for p in functions.programs.values()), default=0)
-    scratch = -(-scratch // ALIGNMENT) * ALIGNMENT
+    scratch = -(-scratch // LINE) * LINE
     schedule = Schedule(
         graph,
         target,
@@ -275,7 +274,7 @@ class _Blob:
 
     def add(self, piece: Array) -> int:
         """Copies an array to the end; the offset where it starts."""
-        at, end = self.size, self.size + -(-piece.nbytes // ALIGNMENT) * ALIGNMENT
+        at, end = self.size, self.size + -(-piece.nbytes // LINE) * LINE
         if end > len(self.bytes):
             larger = aligned_bytes(2 * end)
             larger[:at] = self.bytes[:at]
@@ -292,8 +291,8 @@ class _Blob:
 
 def aligned_bytes(size: int) -> Array:
     """`size` bytes of zeros that start on a cache line, with one line to spare behind them."""
-    raw = np.zeros(size + 2 * ALIGNMENT, np.uint8)
-    start = -raw.ctypes.data % ALIGNMENT
+    raw = np.zeros(size + 2 * LINE, np.uint8)
+    start = -raw.ctypes.data % LINE
     return raw[start : start + size]
 
 

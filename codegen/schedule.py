@@ -10,17 +10,16 @@ a group: one by one from one such kernel to the next. What is left over in the e
 if it is at least as many as makes it worth while, else each image is a group of its own, for which
 there are kernels for one image.
 
-The context is an array of 64-bit words; `Slot` says what they hold.
+The context is an array of 64-bit words; `cnnc.ir.calling.Slot` says what they hold.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from enum import IntEnum
 from math import ceil
 
 from cnnc.codegen.emit_text import float_text
-from cnnc.codegen.team_text import STEP_LINE
+from cnnc.ir.calling import STEP_LINE, Slot
 from cnnc.ir.graph import Graph, Node, Place, Region
 from cnnc.ir.loops import Program
 from cnnc.ir.target import Target
@@ -108,20 +107,6 @@ _X86_FLUSH = (
     "declare void @llvm.x86.sse.stmxcsr(ptr)",
     "declare void @llvm.x86.sse.ldmxcsr(ptr)",
 )
-
-
-class Slot(IntEnum):
-    """The words of a run's context; inputs and then outputs follow from `ARRAYS` on."""
-
-    ARENA = 0  # address of the working memory
-    WEIGHTS = 1  # address of the packed weights
-    SCRATCH = 2  # address of the threads' scratch, one piece after the other
-    IMAGES = 3  # how many images to run
-    PROFILE = 4  # address of the cycles spent in each node and, last, a word to count with; or 0
-    COUNTERS = 5  # address of the steps' counters, zero before the first run
-    ROUND = 6  # how many images were run before with these counters
-    GROUPS = 7  # how many groups of images
-    ARRAYS = 8
 
 
 class Schedule:

@@ -10,7 +10,7 @@ graph has layouts in its types and a `Kernel` on each node, for one target.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import cached_property
@@ -21,9 +21,18 @@ import numpy as np
 from cnnc.ir.kernel import Kernel, Site
 from cnnc.ir.location import CnncError, Diagnostic, Location, ShapeError
 from cnnc.ir.op import Array, Op
-from cnnc.ir.order import in_order
+from cnnc.ir.order import Cycle, in_order
 from cnnc.ir.target import Target
-from cnnc.ir.types import PLAIN, DType, Sym, TensorType, bind_dim
+from cnnc.ir.types import PLAIN, DType, Sym, TensorType
+
+
+def fresh_name(hint: str, *taken: Container[str]) -> str:
+    """`hint`, or the first of `hint_1`, `hint_2`, ... that is not among the names taken."""
+    name, count = hint, 0
+    while any(name in names for names in taken):
+        count += 1
+        name = f"{hint}_{count}"
+    return name
 
 
 class Level(Enum):
@@ -201,8 +210,8 @@ class Graph:
         return sum(a.size for a in self.constants.values())
 
     def flops(self) -> int:
-        """Floating-point operations for one image (every symbolic size bound to 1 must fit)."""
-        bound = self.bind({"N": 1})
+        """Floating-point operations for one image; every symbolic size is 1, which must fit."""
+        bound = self.bind({name: 1 for name in self.symbols})
         return sum(bound.node_flops(node) for node in bound.nodes)
 
     def node_flops(self, node: Node) -> int:
@@ -225,8 +234,7 @@ class Graph:
             return replace(self, types=types)
         builder = Builder(self.name)
         for name in self.inputs:
-            shape = tuple(bind_dim(d, sizes) for d in self.types[name].shape)
-            builder.input(name, replace(self.types[name], shape=shape))
+            builder.input(name, self.types[name].bind(sizes))
         for name, array in self.constants.items():
             builder.constant(name, array)
         for node in self.nodes:
@@ -284,11 +292,7 @@ class Builder:
 
     def fresh(self, hint: str) -> str:
         """A name that no value has: `hint`, or `hint_1`, `hint_2`, ..."""
-        name, count = hint, 0
-        while name in self.types:
-            count += 1
-            name = f"{hint}_{count}"
-        return name
+        return fresh_name(hint, self.types)
 
     def input(self, name: str, type: TensorType) -> str:
         """Declares a graph input."""
@@ -430,13 +434,19 @@ class Builder:
         del self._nodes[node.name]
 
     def finish(self) -> Graph:
-        """The graph, its nodes in topological order and otherwise in the order they were added."""
-        names = in_order(
-            {
-                name: [self._producers[o] for o in node.operands if o in self._producers]
-                for name, node in self._nodes.items()
-            }
-        )
+        """The graph, its nodes in topological order and otherwise in the order they were added.
+
+        Raises:
+            CnncError: nodes read each other's results.
+        """
+        reads = {
+            name: [self._producers[o] for o in node.operands if o in self._producers]
+            for name, node in self._nodes.items()
+        }
+        try:
+            names = in_order(reads)
+        except Cycle as cycle:
+            raise CnncError(f"the graph has a cycle: {cycle}") from None
         return Graph(
             self.name,
             tuple(self.inputs),

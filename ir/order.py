@@ -2,31 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping
 from graphlib import CycleError, TopologicalSorter
 from heapq import heappop, heappush
+from typing import TypeVar
 
-from cnnc.ir.location import CnncError
+T = TypeVar("T", bound=Hashable)
 
 
-def in_order(dependencies: Mapping[str, Sequence[str]]) -> list[str]:
+class Cycle(Exception):
+    """Things that depend on each other.
+
+    Attributes:
+        members: each depends on the one before it, the first on the last.
+    """
+
+    def __init__(self, members: list[object]) -> None:
+        super().__init__(" -> ".join(map(str, members)))
+        self.members = members
+
+
+def in_order(dependencies: Mapping[T, Iterable[T]]) -> list[T]:
     """The keys, each after those that it depends on, and otherwise as they were.
 
     Raises:
-        CnncError: there is a cycle.
+        Cycle: there is none.
     """
     sorter = TopologicalSorter(dependencies)
     try:
         sorter.prepare()
     except CycleError as error:
-        loop = " -> ".join(error.args[1][:-1])
-        raise CnncError(f"the graph has a cycle: {loop}") from None
-    names, place = list(dependencies), {name: i for i, name in enumerate(dependencies)}
+        raise Cycle(error.args[1][:-1]) from None
+    keys, place = list(dependencies), {key: i for i, key in enumerate(dependencies)}
     ready: list[int] = []
     found = []
     while sorter.is_active():
-        for name in sorter.get_ready():
-            heappush(ready, place[name])
-        found.append(names[heappop(ready)])
+        for key in sorter.get_ready():
+            heappush(ready, place[key])
+        found.append(keys[heappop(ready)])
         sorter.done(found[-1])
     return found

@@ -225,6 +225,11 @@ class TensorType:
         """This type with the named sizes replaced by numbers."""
         return replace(self, shape=tuple(bind_dim(d, sizes) for d in self.shape))
 
+    @property
+    def image(self) -> TensorType:
+        """This type for one image, every named size being 1."""
+        return self.bind({dim.name: 1 for dim in self.shape if isinstance(dim, Sym)})
+
     def with_layout(self, layout: Layout) -> TensorType:
         """This type in another layout."""
         return replace(self, layout=layout)
@@ -258,6 +263,11 @@ class TensorType:
     def physical_elements(self) -> int:
         """Number of elements that the tensor takes in memory."""
         return prod(self.physical)
+
+    @property
+    def physical_bytes(self) -> int:
+        """Memory that the tensor takes."""
+        return self.physical_elements * self.dtype.bytes
 
     def __str__(self) -> str:
         return f"{self.dtype}[{','.join(str(d) for d in self.shape)}]{self.layout}"

@@ -12,8 +12,9 @@ Portable graphs:
  6. There are no layouts, kernels, places, arena or `reorder` ops: nothing that a target decides.
 
 Planned graphs:
- 7. Only dimension 0 may be symbolic: spatial sizes are specialised before planning. Sizes that
-    are known at run time only (`Graph.unsized`) may be anywhere.
+ 7. Only dimension 0 may be symbolic: spatial sizes are specialised before planning; and it counts
+    images one by one, without a divisor. Sizes that are known at run time only (`Graph.unsized`)
+    may be anywhere.
  8. Layouts other than plain are on rank 4 only; inputs and outputs, which are the caller's arrays,
     are plain.
 
@@ -41,7 +42,7 @@ from cnnc.ir.graph import Graph, Level, Node, Place, Region
 from cnnc.ir.location import CnncError, Diagnostic, Location, VerifyError
 from cnnc.ir.ops import Reorder
 from cnnc.ir.target import Target
-from cnnc.ir.types import PLAIN, TensorType
+from cnnc.ir.types import PLAIN, Sym, TensorType
 
 
 def verify(graph: Graph, target: Target | None = None) -> list[Diagnostic]:
@@ -159,6 +160,8 @@ def _planned(graph: Graph) -> Iterator[Diagnostic]:
         beyond = any(not isinstance(dim, int) for dim in type.shape[1:])
         if beyond and name not in graph.unsized:
             yield _problem(7, f"`{name}` has a symbolic size beyond dimension 0: {type}")
+        if any(isinstance(dim, Sym) and dim.divisor > 1 for dim in type.shape[:1]):
+            yield _problem(7, f"the batch of `{name}` must not have a divisor: {type}")
         if type.layout != PLAIN and type.rank != 4:
             yield _problem(8, f"`{name}` has a layout for rank 4: {type}")
         if type.layout != PLAIN and name in outer:
@@ -168,18 +171,9 @@ def _planned(graph: Graph) -> Iterator[Diagnostic]:
 # -- memory --------------------------------------------------------------------------------------
 
 
-def _one_image(type: TensorType) -> TensorType:
-    """The type with the smallest size that its batch may have."""
-    return type.bind({dim.name: dim.divisor for dim in type.shape if not isinstance(dim, int)})
-
-
-def _image_bytes(type: TensorType) -> int:
-    return _one_image(type).physical_elements * type.dtype.bytes
-
-
 def _group_bytes(graph: Graph, name: str) -> int:
     """From the value's first byte to its last one, for all images of a group."""
-    return (graph.group - 1) * graph.places[name].stride + _image_bytes(graph.types[name])
+    return (graph.group - 1) * graph.places[name].stride + graph.types[name].image.physical_bytes
 
 
 def _places(graph: Graph) -> Iterator[Diagnostic]:
@@ -221,12 +215,12 @@ def _groups(graph: Graph) -> Iterator[Diagnostic]:
         if not (node.kernel and node.kernel.several) or images != graph.group or not graph.symbols:
             yield _problem(11, f"`{node.name}` cannot compute {images} images at once", node)
         for name in (*node.operands, *node.results):
-            place, size = graph.places.get(name), _image_bytes(graph.types[name])
+            place, size = graph.places.get(name), graph.types[name].image.physical_bytes
             if place and (place.region is not Region.ARENA or place.stride != size):
                 yield _problem(11, f"`{name}` at {place} is not {size} bytes apart", node)
     for name in sorted(graph.kept):
         place = graph.places[name]
-        if place.region is Region.ARENA and place.stride < _image_bytes(graph.types[name]):
+        if place.region is Region.ARENA and place.stride < graph.types[name].image.physical_bytes:
             yield _problem(11, f"`{name}` at {place} is not kept for every image of a group")
 
 
@@ -277,7 +271,7 @@ class _Tenants:
 
     def make(self, name: str, index: int) -> _Tenant:
         """A value made by node `index`; -1 for inputs."""
-        place, size = self.graph.places[name], _image_bytes(self.graph.types[name])
+        place, size = self.graph.places[name], self.graph.types[name].image.physical_bytes
         read = max(self.read.get(name, index), index)
         if place.region is not Region.ARENA:
             space = place.region, place.offset

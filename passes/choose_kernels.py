@@ -20,7 +20,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from cnnc.ir.graph import Graph, Level, Node
+from cnnc.ir.graph import Graph, Level, Node, fresh_name
 from cnnc.ir.kernel import NO_HALO, Halo, Kernel, Site
 from cnnc.ir.location import Diagnostic, OptionError, PassError
 from cnnc.ir.op import Array
@@ -65,16 +65,8 @@ def check_batch(graph: Graph) -> None:
     problems = []
     for name in graph.inputs:
         for axis, dim in enumerate(graph.types[name].shape):
-            if isinstance(dim, Sym) and (axis > 0 or not dim.is_plain):
-                size = dim.divisor * 32
-                problems.append(
-                    Diagnostic(
-                        f"size {dim} of input `{name}` has no number; spatial sizes are fixed when "
-                        "the model is compiled",
-                        help=f"give it one: sizes={{'{dim.name}': {size}}} or "
-                        f"--size {dim.name}={size}",
-                    )
-                )
+            if isinstance(dim, Sym) and (axis > 0 or dim != Sym(dim.name)):
+                problems.append(_unbound(dim, axis, name))
     for node in graph.nodes:
         types = graph.operand_types(node)
         if any(isinstance(d, Sym) for t in types for d in t.shape[:1]) and node.op.mixes_batch(
@@ -91,6 +83,16 @@ def check_batch(graph: Graph) -> None:
             )
     if problems:
         raise OptionError(problems)
+
+
+def _unbound(dim: Sym, axis: int, name: str) -> Diagnostic:
+    """That a size of an input needs a number."""
+    size = dim.divisor * 32 if axis else dim.divisor
+    why = "spatial sizes are" if axis else "a batch with a divisor is"
+    return Diagnostic(
+        f"size {dim} of input `{name}` has no number; {why} fixed when the model is compiled",
+        help=f"give it one: sizes={{'{dim.name}': {size}}} or --size {dim.name}={size}",
+    )
 
 
 def _alternatives(graph: Graph, context: Context) -> dict[str, list[Choice]]:
@@ -140,7 +142,7 @@ def _with_borders(graph: Graph, node: Node, site: Site, choices: list[Choice]) -
     found = []
     for choice in choices:
         plain = [i for i in read if choice.operands[i] == 1 and any(choice.kernel.halo(site, i))]
-        copied = sum(COPY_CYCLES * _image(site.operands[i]).elements for i in plain)
+        copied = sum(COPY_CYCLES * site.operands[i].image.elements for i in plain)
         found.append(replace(choice, cycles=choice.cycles + copied))
     return sorted(found, key=lambda choice: choice.cycles)
 
@@ -190,13 +192,9 @@ def _error(kernel: Kernel, site: Site, weight: Array) -> float:
 
 def reorder_cycles(type: TensorType, target: Target) -> float:
     """Predicted cycles to copy a tensor into another layout, one image of it."""
-    image = _image(type)
+    image = type.image
     blocked = image.with_layout(Layout(target.lanes)) if image.rank == 4 else image
     return COPY_CYCLES * blocked.physical_elements + 500.0
-
-
-def _image(type: TensorType) -> TensorType:
-    return type.bind({d.name: 1 for d in type.shape if isinstance(d, Sym)})
 
 
 def _pick(graph: Graph, choices: Mapping[str, list[Choice]], target: Target) -> dict[str, Choice]:
@@ -310,7 +308,7 @@ class _Layouts:
 
     def _reorder(self, operand: str, layout: Layout) -> str:
         if (operand, layout) not in self.reordered:
-            name = self._fresh(f"{operand}.{_describe(layout)}")
+            name = fresh_name(f"{operand}.{_describe(layout)}", self.types)
             self._add_reorder(operand, name, layout)
             self.reordered[operand, layout] = name
         return self.reordered[operand, layout]
@@ -320,13 +318,6 @@ class _Layouts:
         scope = replace(self.graph, types=self.types, constants=self.constants)
         self.nodes.append(reorder_node(scope, operand, name, self.context))
 
-    def _fresh(self, hint: str) -> str:
-        name, count = hint, 0
-        while name in self.types:
-            count += 1
-            name = f"{hint}_{count}"
-        return name
-
     def _outputs(self) -> tuple[tuple[str, str], ...]:
         """Every output a plain value of its own that a kernel writes; copies where it is not."""
         outputs = []
@@ -335,7 +326,7 @@ class _Layouts:
             root = self._root(value)
             free = root not in taken and root in self.graph.producers
             if not free or self.types[value].layout != PLAIN:
-                copy = self._fresh(f"{value}.out")
+                copy = fresh_name(f"{value}.out", self.types)
                 self._add_reorder(value, copy, PLAIN)
                 value = copy
             taken.add(root if free else value)

@@ -16,10 +16,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from cnnc.ir.graph import Graph, Level, Node
+from cnnc.ir.graph import Graph, Level, Node, fresh_name
 from cnnc.ir.kernel import Kernel
 from cnnc.ir.target import Target
-from cnnc.ir.types import TensorType
 from cnnc.passes.base import Context, Pass
 from cnnc.passes.choose_kernels import reorder_node
 
@@ -96,7 +95,7 @@ def _alive_bytes(graph: Graph) -> list[int]:
     changes = [0] * (len(graph.nodes) + 1)
     for i, node in enumerate(graph.nodes):
         for result in node.results:
-            size = _bytes(graph.types[result])
+            size = graph.types[result].image.physical_bytes
             changes[i] += size
             changes[last.get(result, i) + 1] -= size
     alive, total = [], 0
@@ -104,11 +103,6 @@ def _alive_bytes(graph: Graph) -> list[int]:
         total += change
         alive.append(total)
     return alive
-
-
-def _bytes(type: TensorType) -> int:
-    one = type.bind({d.name: 1 for d in type.shape if not isinstance(d, int)})
-    return one.physical_elements * one.dtype.bytes
 
 
 class _Copies:
@@ -142,7 +136,8 @@ class _Copies:
         root = self._root(name)
         # The output that such a node makes is a copy already.
         outer = root in self.outer and not self._is_grouped(root)
-        if not outer and _bytes(self.types[root]) == _bytes(self.types[name]):
+        one, whole = self.types[name].image, self.types[root].image
+        if not outer and one.physical_bytes == whole.physical_bytes:
             return name
         if name not in self.copied:
             self.copied[name] = self._copy(name, f"{name}.kept")
@@ -157,10 +152,7 @@ class _Copies:
         return maker is not None and maker.kernel is not None and maker.kernel.images > 1
 
     def _copy(self, value: str, hint: str) -> str:
-        name, count = hint, 0
-        while name in self.types:
-            count += 1
-            name = f"{hint}_{count}"
+        name = fresh_name(hint, self.types)
         self.types[name] = self.types[value]
         scope = replace(self.graph, types=self.types)
         self.nodes.append(reorder_node(scope, value, name, self.context))

@@ -14,12 +14,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
+from cnnc.ir.calling import LINE
 from cnnc.ir.graph import Graph, Level, Node, Place, Region
 from cnnc.ir.kernel import Kernel, Site
-from cnnc.ir.types import TensorType
 from cnnc.passes.base import Context, Pass
-
-ALIGNMENT = 64  # bytes
 
 
 @dataclass(eq=False)
@@ -37,7 +35,7 @@ class _Group:
     @property
     def bytes(self) -> int:
         """Its memory, in whole cache lines."""
-        return -(-self.image * self.images // ALIGNMENT) * ALIGNMENT
+        return -(-self.image * self.images // LINE) * LINE
 
     def place(self, offset: int) -> Place:
         """Of the member at that offset."""
@@ -70,12 +68,6 @@ class PlanMemory(Pass):
         }
         planned = replace(graph, nodes=nodes, places=places, arena_bytes=arena)
         return planned, 0 if planned == graph else len(places)
-
-
-def image_bytes(type: TensorType, graph: Graph) -> int:
-    """Memory for one image."""
-    one = type.bind({name: 1 for name in graph.symbols})
-    return one.physical_elements * one.dtype.bytes
 
 
 class _Planner:
@@ -123,7 +115,7 @@ class _Planner:
                 continue  # allocated when its size is known
             host = self._host(step, node.operands, kernel, site, result)
             if host is None:
-                size = image_bytes(self.graph.types[result], self.graph)
+                size = self.graph.types[result].image.physical_bytes
                 group, offset = _Group(size, step, step), 0
             else:
                 group, offset = self.of[host], self.of[host].members[host]
@@ -171,7 +163,7 @@ class _Planner:
             if sum(self.of.get(o) is group for o in node.operands) > 1:
                 continue  # it can be in one place only
             # The operand must fill its memory: otherwise its neighbours would land in the result.
-            if group.image != image_bytes(self.graph.types[operand], self.graph):
+            if group.image != self.graph.types[operand].image.physical_bytes:
                 continue
             for member, offset in group.members.items():
                 self._put(member, whole, offset + start * size)

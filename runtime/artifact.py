@@ -23,16 +23,17 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
+from cnnc.ir.calling import LINE
 from cnnc.ir.location import CnncError, Diagnostic
 from cnnc.ir.types import DType, Sym, TensorType
 from cnnc.runtime import plain
 from cnnc.runtime.files import check_path, replacing
-from cnnc.runtime.memory import LINE, aligned_empty
+from cnnc.runtime.memory import aligned_empty
 
 if TYPE_CHECKING:
     from cnnc.ir.op import Array
 
-VERSION = 3  # of the file and of what the code expects of its caller: context, thread team
+VERSION = 3  # of the file, of `cnnc.ir.calling` and of the thread team
 SUFFIX = ".cnnca"
 
 _MAGIC = b"cnnca\r\n\x1a"  # a transfer as text would change the line end

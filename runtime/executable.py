@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cnnc.ir.calling import STEP_LINE, Slot
 from cnnc.ir.location import Diagnostic, InputError
 from cnnc.ir.types import Sym, TensorType
 from cnnc.runtime.artifact import Manifest
@@ -22,10 +23,8 @@ from cnnc.runtime.memory import address, aligned_empty, packed
 if TYPE_CHECKING:
     from cnnc.ir.op import Array
 
-STEP_LINE = 128  # bytes of a step's counter and of each thread's share
-
-# The words of the context, as the code expects them; the arrays' addresses follow.
-ARENA, WEIGHTS, SCRATCH, IMAGES, PROFILE, COUNTERS, ROUND, GROUPS, ARRAYS = range(9)
+# As plain numbers: a call of a small network takes microseconds, in which members of an enum show.
+ARENA, WEIGHTS, SCRATCH, IMAGES, PROFILE, COUNTERS, ROUND, GROUPS, ARRAYS = map(int, Slot)
 
 _FITS = 64  # different shapes that an executable remembers
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cnnc.ir.calling import LINE
+
 if TYPE_CHECKING:
     from cnnc.ir.op import Array
-
-LINE = 64  # bytes; arena, weights and scratch start on a cache line
 
 
 def aligned_empty(size: int) -> Array:

@@ -35,12 +35,7 @@ def open_sizes(graph: Graph) -> frozenset[str]:
 
 def flops_of(graph: Graph) -> int | None:
     """Floating-point operations for one image; None where a size is open."""
-    if open_sizes(graph):
-        return None
-    bound = graph.bind({name: 1 for name in graph.symbols})
-    return sum(
-        node.op.flops(bound.operand_types(node), bound.result_types(node)) for node in bound.nodes
-    )
+    return None if open_sizes(graph) else graph.flops()
 
 
 def input_types(graph: Graph, batch: int | None = None) -> dict[str, TensorType]:

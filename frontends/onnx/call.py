@@ -355,12 +355,6 @@ class Call:
         name = self.importer.fresh(f"{self._label()}.{op.name}")
         return self._add(op, operands, name)
 
-    def add_results(self, op: Op, *operands: str) -> tuple[str, ...]:
-        """Wires an op of several results and gives those, which end up inside the node."""
-        count = self._count(op, operands)
-        names = tuple(self.importer.fresh(f"{self._label()}.{op.name}{i}") for i in range(count))
-        return self._wire(op, operands, names)
-
     def results(self, op: Op, *operands: str) -> None:
         """Wires an op whose results are the node's outputs in order; it may have more of them."""
         names = []

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
-from heapq import heapify, heappop, heappush
 
 import numpy as np
 
@@ -24,9 +23,10 @@ from cnnc.frontends.onnx.ops import CONVERTERS, FOLDERS, HINTS, Converter
 from cnnc.frontends.onnx.proto import DOMAINS, Source, opset_of
 from cnnc.frontends.onnx.tensors import TensorReader, text
 from cnnc.frontends.onnx.unroll import LOOPS
-from cnnc.ir.graph import Builder, Graph
+from cnnc.ir.graph import Builder, Graph, fresh_name
 from cnnc.ir.location import Diagnostic, Location, ParseError, ShapeError
 from cnnc.ir.op import Array
+from cnnc.ir.order import Cycle, in_order
 from cnnc.ir.types import DType, TensorType
 
 _SHOWN = 5  # names in one message
@@ -103,11 +103,7 @@ class Importer:
 
     def fresh(self, hint: str) -> str:
         """A name for a value inside a node, which no value of the model has."""
-        name, count = hint, 0
-        while name in self.builder.types or name in self._owners:
-            count += 1
-            name = f"{hint}_{count}"
-        return name
+        return fresh_name(hint, self.builder.types, self._owners)
 
     def define(self, name: str, value: str) -> None:
         """Says which value of the graph an ONNX value is."""
@@ -199,25 +195,12 @@ class Importer:
                     raise ParseError(Diagnostic(message, call.location))
             needs[index] = {producers[n] for n in call.reads if n in producers}
             pending += needs[index]
-        readers: dict[int, list[int]] = defaultdict(list)
-        for index, before in needs.items():
-            for other in before:
-                readers[other].append(index)
-        waiting = {index: len(before) for index, before in needs.items()}
-        ready = [index for index, count in waiting.items() if not count]
-        heapify(ready)
-        order = []
-        while ready:
-            order.append(index := heappop(ready))
-            for reader in readers[index]:
-                waiting[reader] -= 1
-                if not waiting[reader]:
-                    heappush(ready, reader)
-        if len(order) < len(needs):
-            stuck = [self._calls[i] for i in sorted(needs.keys() - set(order))]
+        try:
+            return in_order({index: needs[index] for index in sorted(needs)})
+        except Cycle as cycle:
+            stuck = [self._calls[index] for index in sorted(needs) if index in cycle.members]
             message = f"the graph has a cycle through {_names([call.name for call in stuck])}"
-            raise ParseError(Diagnostic(message, stuck[0].location))
-        return order
+            raise ParseError(Diagnostic(message, stuck[0].location)) from None
 
     def _outputs(self) -> Iterable[str]:
         return [text(info.name) for info in self.graph.output]

@@ -138,6 +138,14 @@ def test_sizes_left_out_are_no_failure_of_a_pass() -> None:
     assert str(caught.value).startswith("error: size H%16 of input `image` has no number")
 
 
+def test_a_batch_with_a_divisor_needs_a_number(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.cnn"
+    path.write_text("model pairs { input x: f32[N%2, 4]\n output y = x -> reshape([-1, 8]) }")
+    with pytest.raises(OptionError, match=r"size N%2 of input `x` has no number(.|\n)*--size N=2"):
+        cnnc.compile(path, cache=False)
+    assert cnnc.compile(path, cache=False, sizes={"N": 2})(np.ones((2, 4), "f4")).shape == (1, 8)
+
+
 def test_values_that_contradict_a_shape(path: Path, tmp_path: Path) -> None:
     exported = tmp_path / "tiny.onnx"
     assert call("export", path, "-o", exported).exit_code == 0

@@ -153,6 +153,8 @@ def test_7_only_the_batch_of_a_planned_graph_is_symbolic() -> None:
     """)
     assert codes(graph) == ["V7", "V7"]
     assert codes(replace(graph, level=Level.PORTABLE)) == []
+    divided = replace(graph, types={name: TensorType((Sym("N", 2), 2)) for name in graph.types})
+    assert codes(divided) == ["V7", "V7"]
 
 
 def test_8_layouts_are_for_maps_inside() -> None:

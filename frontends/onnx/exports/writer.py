@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from cnnc.ir.graph import Graph
+from cnnc.ir.graph import Graph, fresh_name
 
 
 class Writer:
@@ -26,10 +26,7 @@ class Writer:
 
     def fresh(self, hint: str) -> str:
         """A name that nothing has yet."""
-        name, count = hint, 0
-        while name in self.taken:
-            count += 1
-            name = f"{hint}_{count}"
+        name = fresh_name(hint, self.taken)
         self.taken.add(name)
         return name
 
