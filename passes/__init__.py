@@ -15,6 +15,7 @@ from cnnc.passes.recognise_norms import RecogniseNorms
 from cnnc.passes.remove_dead import RemoveDead
 from cnnc.passes.remove_identities import RemoveIdentities
 from cnnc.passes.simplify_moves import SimplifyMoves
+from cnnc.passes.split_transposed import SplitTransposed
 
 PASSES: dict[str, type[Pass]] = {
     step.name: step
@@ -30,6 +31,7 @@ PASSES: dict[str, type[Pass]] = {
         PostponeUpsampling,
         FuseEpilogue,
         FuseElementwise,
+        SplitTransposed,
         ChooseKernels,
         GroupImages,
         PlanMemory,
@@ -42,7 +44,7 @@ PIPELINES: dict[str, str] = {
     "portable": "remove-dead,fold-constants,simplify-moves,remove-identities,"
     "recognise-activations,recognise-norms,fold-batch-norm,fold-pad,postpone-upsampling,"
     "fuse-epilogue,fuse-elementwise",
-    "planned": "choose-kernels,group-images,plan-memory",
+    "planned": "split-transposed,choose-kernels,group-images,plan-memory",
     "default": "portable,planned",
 }
 

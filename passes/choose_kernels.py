@@ -101,7 +101,7 @@ def _alternatives(graph: Graph, context: Context) -> dict[str, list[Choice]]:
     for node in graph.nodes:
         site = graph.site(node, context.target)
         if site not in known:
-            known[site] = _candidates(site, context)
+            known[site] = candidates(site, context)
         offered = _with_borders(graph, node, site, known[site])
         choices = _best(graph, node, site, offered, context.max_rel_err)
         if not choices:
@@ -116,7 +116,7 @@ def _alternatives(graph: Graph, context: Context) -> dict[str, list[Choice]]:
     return found
 
 
-def _candidates(site: Site, context: Context) -> list[Choice]:
+def candidates(site: Site, context: Context) -> list[Choice]:
     """Every kernel that can stand here, fastest first. Native ones need to know all sizes."""
     types = (*site.operands, *site.results)
     unsized = any(isinstance(dim, Sym) for type in types for dim in type.shape)

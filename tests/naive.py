@@ -28,6 +28,7 @@ from cnnc.ir.ops import (
     ConvTranspose2d,
     Coordinates,
     GlobalPool2d,
+    Interleave,
     Interpolation,
     MaxPool2d,
     Pad,
@@ -295,6 +296,18 @@ def _softmax(op: Op, x: Doubles) -> Doubles:
     return y
 
 
+def _interleave(op: Op, *xs: Doubles) -> Doubles:
+    assert isinstance(op, Interleave)
+    (rows, columns), (n, c) = op.phases, xs[0].shape[:2]
+    height = sum(x.shape[2] for x in xs[::columns])
+    width = sum(x.shape[3] for x in xs[:columns])
+    y = np.zeros((n, c, height, width))
+    for place in np.ndindex(y.shape):
+        x = xs[place[2] % rows * columns + place[3] % columns]
+        y[place] = x[(*place[:2], place[2] // rows, place[3] // columns)]
+    return y
+
+
 def _concat(op: Op, *xs: Doubles) -> Doubles:
     assert isinstance(op, Concat)
     shape = list(xs[0].shape)
@@ -349,6 +362,7 @@ NAIVE: Mapping[str, Callable[..., Any]] = {
     "global_max_pool": _global_pool,
     "pointwise": _same,
     "concat": _concat,
+    "interleave": _interleave,
     "flatten": _flatten,
     "reshape": _reshape,
     "dropout": _same,

@@ -47,6 +47,7 @@ from cnnc.ir.ops import (
     GlobalPool2d,
     Hardmax,
     How,
+    Interleave,
     Interpolation,
     MaxPool2d,
     Mul,
@@ -365,6 +366,18 @@ def _concat(d: _Draw) -> Case:
     return Concat(axis=axis), tuple(arrays)
 
 
+def _interleave(d: _Draw) -> Case:
+    rows, columns = d.integer(1, 3), d.integer(1, 3)
+    n, c, *size = d.any_shape((4,))
+    h, w = (max(s, least) for s, least in zip(size, (rows, columns), strict=True))
+    arrays = [
+        d.normal(n, c, -(-(h - i) // rows), -(-(w - j) // columns))
+        for i in range(rows)
+        for j in range(columns)
+    ]
+    return Interleave(phases=(rows, columns)), tuple(arrays)
+
+
 def _reshape(d: _Draw) -> Case:
     shape = d.any_shape()
     inner = math.prod(shape[1:])
@@ -432,6 +445,7 @@ _FAMILIES: Mapping[type[Op], Callable[[_Draw], Case]] = {
     GlobalMaxPool: lambda d: _global_pool(d, GlobalMaxPool),
     Pointwise: lambda d: d.with_epilogue(Pointwise(), (d.normal(*d.any_shape()),)),
     Concat: _concat,
+    Interleave: _interleave,
     Flatten: lambda d: (Flatten(), (d.normal(*d.any_shape()),)),
     Reshape: _reshape,
     Dropout: lambda d: (Dropout(rate=d.one_of((0.0, 0.5))), (d.normal(*d.any_shape()),)),

@@ -14,7 +14,7 @@ from cnnc.codegen.kernels.dense import DenseKernel
 from cnnc.codegen.kernels.depthwise import Depthwise
 from cnnc.codegen.kernels.global_pool import GlobalPool
 from cnnc.codegen.kernels.matmul import MatMulKernel
-from cnnc.codegen.kernels.move import Alias, ConcatKernel, ReorderKernel
+from cnnc.codegen.kernels.move import Alias, ConcatKernel, InterleaveKernel, ReorderKernel
 from cnnc.codegen.kernels.normalize import NormalizeKernel
 from cnnc.codegen.kernels.pointwise import PointwiseKernel
 from cnnc.codegen.kernels.pool import PoolKernel
@@ -51,6 +51,7 @@ KERNELS: dict[str, type[Kernel]] = {
         UpsampleKernel,
         ResizeKernel,
         ConcatKernel,
+        InterleaveKernel,
         Rearrange,
         ReorderKernel,
         Alias,

@@ -96,6 +96,18 @@ def joined(x: View, y: View, axis: int, start: int) -> list[Box] | None:
     return _boxes(axes, x, y, 0.0)
 
 
+def interleaved(x: View, y: View, first: tuple[int, int], step: tuple[int, int]) -> list[Box]:
+    """All of x as every so many rows and columns of y, which has as large blocks; float32 only."""
+    places = zip((x.pitch(2), x.pitch(3)), (y.pitch(2), y.pitch(3)), step, strict=True)
+    dims = (
+        Dim(x.type.dims[0], x.pitch(0), y.pitch(0)),
+        Dim(x.type.physical[1], x.pitch(1), y.pitch(1)),
+        *(Dim(size, a, b * by) for size, (a, b, by) in zip(x.type.dims[2:], places, strict=True)),
+        Dim(x.block, 1, 1),
+    )
+    return [_simple(Box(dims, _origin(x), y.at(0, 0, *first).constant))]
+
+
 def _boxes(axes: Sequence[_Axis], x: View, y: View, value: float) -> list[Box] | None:
     """Every combination of runs and their pieces; what comes from nowhere holds `value`."""
     if prod(len(axis.runs) for axis in axes) > MOST_BOXES:

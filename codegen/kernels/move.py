@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from math import prod
 from typing import ClassVar
 
-from cnnc.codegen.kernels.boxes import Box, Dim, boxes, joined
+from cnnc.codegen.kernels.boxes import Box, Dim, boxes, interleaved, joined
 from cnnc.codegen.kernels.boxloops import box_cycles, move_box, moved_view
 from cnnc.codegen.kernels.common import View, blocked, zero_halo
 from cnnc.ir.kernel import Kernel, Site
 from cnnc.ir.loops import Program, ProgramBuilder
 from cnnc.ir.op import Array
-from cnnc.ir.ops import Concat, Dropout, Flatten, Reorder, Reshape
+from cnnc.ir.ops import Concat, Dropout, Flatten, Interleave, Reorder, Reshape
 from cnnc.ir.types import DType, Layout, TensorType
 
 
@@ -91,6 +91,41 @@ class ConcatKernel(Kernel):
             found.append(joined(View("x", _laid(type, self.block)), y, axis, start))
             start += type.dims[axis]
         return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InterleaveKernel(Kernel):
+    """Every so many rows and columns from each operand, in a layout with this `block`."""
+
+    name: ClassVar[str] = "interleave"
+    block: int
+
+    @classmethod
+    def candidates(cls, site: Site) -> Iterable[InterleaveKernel]:
+        fits = isinstance(site.op, Interleave) and site.result.dtype is DType.F32
+        if fits and _some(site) and not any(site.constant):
+            for block in (site.target.lanes, 1):
+                yield cls(block=block)
+
+    def blocks(self, site: Site) -> tuple[tuple[int, ...], int]:
+        return (self.block,) * len(site.operands), self.block
+
+    def cycles(self, site: Site) -> float:
+        found = [box for part in self._parts(site) for box in part]
+        return _memory_cycles(site) + sum(box_cycles(box, site.target.lanes) for box in found)
+
+    def program(self, site: Site) -> Program:
+        return _moves(self.name, site, self._parts(site))
+
+    def _parts(self, site: Site) -> list[list[Box]]:
+        """The boxes of each operand."""
+        assert isinstance(site.op, Interleave)
+        phases = site.op.phases
+        y = View("y", _laid(site.result, self.block))
+        return [
+            interleaved(View("x", _laid(type, self.block)), y, divmod(i, phases[1]), phases)
+            for i, type in enumerate(site.operands)
+        ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

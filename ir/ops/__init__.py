@@ -114,7 +114,17 @@ from cnnc.ir.ops.reduce import How, Reduction
 from cnnc.ir.ops.resize import Coordinates, Interpolation, Resize, ResizedAxis, Rounding
 from cnnc.ir.ops.sample import AffineGrid, GridSample, Padding
 from cnnc.ir.ops.select import Compress, NonZero, Unique
-from cnnc.ir.ops.shape import Concat, Dropout, Flatten, Pad, Reorder, Resampling, Reshape, Upsample
+from cnnc.ir.ops.shape import (
+    Concat,
+    Dropout,
+    Flatten,
+    Interleave,
+    Pad,
+    Reorder,
+    Resampling,
+    Reshape,
+    Upsample,
+)
 
 OPS: dict[str, type[Op]] = {
     op.name: op
@@ -211,6 +221,7 @@ OPS: dict[str, type[Op]] = {
         Mod,
         Pointwise,
         Concat,
+        Interleave,
         Flatten,
         Reshape,
         Dropout,
@@ -315,6 +326,7 @@ __all__ = [
     "HardSwish",
     "How",
     "Indexing",
+    "Interleave",
     "Interpolation",
     "IsInf",
     "IsNaN",

@@ -10,7 +10,7 @@ from typing import ClassVar
 import numpy as np
 
 from cnnc.ir.op import Array, Op, product
-from cnnc.ir.types import Dim, TensorType
+from cnnc.ir.types import Dim, TensorType, known
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +51,58 @@ class Concat(Op):
 
     def mixes_batch(self, operands: Sequence[TensorType]) -> bool:
         return self.axis == 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interleave(Op):
+    """Maps made of others, each of which has every so many rows and columns.
+
+    y[n, c, k * rows + i, l * columns + j] = x(i, j)[n, c, k, l]
+
+    Operands:
+        xs: [N, C, H(i), W(j)] for each phase (i, j), those of a row side by side.
+    Results:
+        y: [N, C, sum of all H(i), sum of all W(j)].
+    Attributes:
+        phases: (rows, columns), >= 1.
+    Raises:
+        ShapeError: too few or many operands, or sizes that do not fill the result
+            or are no numbers.
+    """
+
+    name: ClassVar[str] = "interleave"
+    operands: ClassVar[tuple[str, ...]] = ("x", "xs*")
+    phases: tuple[int, int]
+
+    def infer(self, *types: TensorType) -> TensorType:
+        rows, columns = self.phases
+        if min(self.phases) < 1 or len(types) != rows * columns:
+            raise self.fail(f"{rows} x {columns} phases, but {len(types)} operands")
+        for type in types:
+            self.check_rank("each operand", type, 4)
+        first = types[0]
+        height = sum(self._size(type, 2) for type in types[::columns])
+        width = sum(self._size(type, 3) for type in types[:columns])
+        for number, type in enumerate(types):
+            i, j = divmod(number, columns)
+            sizes = (-(-(height - i) // rows), -(-(width - j) // columns))
+            if type != TensorType((*first.shape[:2], *sizes), first.dtype):
+                raise self.fail(f"phase ({i}, {j}) of {height} x {width} cannot be {type}")
+        return TensorType((*first.shape[:2], height, width), first.dtype)
+
+    def _size(self, type: TensorType, axis: int) -> int:
+        size = known(type.shape[axis])
+        if size is None:
+            raise self.fail(f"the sizes of maps must be numbers, got {type}")
+        return size
+
+    def evaluate(self, *arrays: Array) -> Array:
+        rows, columns = self.phases
+        y = np.empty(self.infer(*(TensorType(a.shape) for a in arrays)).dims, arrays[0].dtype)
+        for number, array in enumerate(arrays):
+            i, j = divmod(number, columns)
+            y[:, :, i::rows, j::columns] = array
+        return y
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
