@@ -22,9 +22,7 @@ ENOUGH = Options.of(tune=100.0)
 TARGET = native_target()
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+pytestmark = pytest.mark.usefixtures("folder")
 
 
 def test_candidates_are_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
