@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from cnnc.codegen.kernels.common import (
     extra_blocks,
+    extras_fit,
     pack_bias,
     pack_extra,
     residuals,
@@ -15,6 +16,20 @@ from cnnc.codegen.kernels.common import (
 )
 from cnnc.ir.kernel import NO_HALO, Halo, Kernel, Site
 from cnnc.ir.op import Array
+from cnnc.ir.types import DType
+
+
+def is_blockable(site: Site) -> bool:
+    """Whether a convolution has what all kernels on blocks want: float32, weights and a bias that
+    are constants, something to compute, and an epilogue that works on blocks."""
+    x, *parameters = site.constant[: len(split(site)[0])]
+    return (
+        site.result.dtype is DType.F32
+        and not x
+        and all(parameters)
+        and 0 not in (*site.result.shape, *site.operands[0].shape)
+        and extras_fit(site, site.target.lanes)
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -316,7 +316,7 @@ def pack_panels(panels: Array, source: int) -> Array:
 
 
 def pack_extra(array: Array, block: int) -> Array:
-    """A constant extra operand as `extra_type` describes it."""
+    """A constant extra operand as `constant_view` reads it beside a result with this block."""
     lifted = array.reshape((1,) * (4 - array.ndim) + array.shape) if array.ndim < 4 else array
     return blocked(lifted, block if lifted.shape[1] != 1 else 1)
 

@@ -14,26 +14,24 @@ from typing import ClassVar
 
 import numpy as np
 
-from cnnc.codegen.kernels.blocked import BlockedConv
+from cnnc.codegen.kernels.blocked import BlockedConv, is_blockable
 from cnnc.codegen.kernels.common import (
     channel_counts,
     epilogue_cycles,
-    extras_fit,
     finish,
     multiply_add,
     pack_panels,
     pieces,
     set_bias,
-    split,
     views,
     zero_halo,
 )
+from cnnc.codegen.kernels.rows import cut, within
 from cnnc.ir.kernel import Site
 from cnnc.ir.loops import Index, Program, ProgramBuilder, TileRef
 from cnnc.ir.op import Array
 from cnnc.ir.ops import Conv2d
 from cnnc.ir.target import Target
-from cnnc.ir.types import DType
 
 ORDERS = ("weights", "pixels")
 
@@ -143,11 +141,7 @@ class _Shape:
 
 def _fits(site: Site, lanes: int) -> bool:
     op = site.op
-    if not isinstance(op, Conv2d) or site.result.dtype is not DType.F32:
-        return False
-    if site.constant[0] or not all(site.constant[1 : len(split(site)[0])]):
-        return False
-    if 0 in site.result.shape or 0 in site.operands[0].shape or not extras_fit(site, lanes):
+    if not isinstance(op, Conv2d) or not is_blockable(site):
         return False
     out, per_group = site.operands[1].dims[:2]
     return op.groups == 1 or (per_group % lanes == 0 and out // op.groups % lanes == 0)
@@ -196,8 +190,8 @@ class _Writer:
     def write(self) -> Program:
         p, shape = self.p, self.shape
         _, rows, columns = self.kernel.tile
-        down, across = pieces(shape.oh, rows), pieces(shape.ow, columns)
-        strips = sum(count for _, _, count in down)
+        down, across = cut(shape.oh, rows, 1), pieces(shape.ow, columns)
+        strips = sum(part.times for part in down)
         with p.parallel("t", 0, shape.n * self.groups * strips) as t:
             if self.kernel.order == "weights":
                 group, image = (
@@ -209,15 +203,12 @@ class _Writer:
                 group, image = p.let("group", t % self.groups), t // (strips * self.groups)
                 strip = p.let("strip", t // self.groups % strips)
             image = p.let("n", image) if shape.n > 1 else Index(0)
-            first = 0
-            for start, height, count in down:
-                # One strip of rows of this height; the last strip may be lower.
-                with p.when(strip, first, first + count):
-                    row = p.let("oh", (strip - first) * height + start)
+            for part in down:  # the last strip of rows may be lower
+                with within(p, part, down, strip):
+                    row = p.let("oh", part.at(strip))
                     for left, width, times in across:
                         with p.loop("j", 0, times) as j:
-                            self.tile(image, group, row, j * width + left, height, width)
-                first += count
+                            self.tile(image, group, row, j * width + left, part.length, width)
         zero_halo(p, self.y)
         return p.finish()
 

@@ -22,6 +22,7 @@ from cnnc.codegen.kernels.common import (
     window_halo,
     zero_halo,
 )
+from cnnc.codegen.kernels.rows import cut, within
 from cnnc.ir.kernel import NO_HALO, Halo, Kernel, Site
 from cnnc.ir.loops import Index, Program, ProgramBuilder, TileRef, fma
 from cnnc.ir.ops import Conv2d
@@ -62,9 +63,9 @@ class GeneralConv(Kernel):
         source = 4 * per_group * kh * rows * (vectors * target.lanes * op.stride[1] + kw)
         strip = 0.0  # cycles for all tiles of a strip of rows and all channels of a group
         for _, b, chunks in pieces(out // op.groups, channels):
-            for run in _runs(ow, vectors, target.lanes):
-                held = rows * len(run.counts)
-                lanes = rows * sum(run.counts)
+            for run in cut(ow, vectors * target.lanes, target.lanes):
+                held = rows * -(-run.length // target.lanes)
+                lanes = rows * run.length
                 work, weights = b * held / target.fma_per_cycle, b / target.load_per_cycle
                 if op.stride[1] > 1:
                     step = work + 0.5 * lanes
@@ -81,16 +82,6 @@ class GeneralConv(Kernel):
         return _Writer(self, site).write()
 
 
-@dataclass(frozen=True, slots=True)
-class _Run:
-    """Equal tiles side by side in an output row; `counts` are the lanes used in each vector."""
-
-    start: int
-    times: int
-    width: int  # columns from one tile to the next
-    counts: tuple[int, ...]
-
-
 def _fits(site: Site) -> bool:
     if not isinstance(site.op, Conv2d) or site.result.dtype is not DType.F32:
         return False
@@ -98,27 +89,6 @@ def _fits(site: Site) -> bool:
         return False
     # A constant input comes without a border.
     return not site.constant[0] and extras_fit(site, 1)
-
-
-def _runs(columns: int, vectors: int, lanes: int) -> Iterator[_Run]:
-    """The tiles that cover an output row; only the last vector of all may be partly used."""
-    spare = -columns % lanes
-    for first, length, times in pieces(-(-columns // lanes), vectors):
-        counts, width = (lanes,) * length, length * lanes
-        end = first * lanes + times * width
-        if end < columns or not spare:
-            yield _Run(first * lanes, times, width, counts)
-        else:
-            yield _Run(first * lanes, times - 1, width, counts)
-            yield _Run(end - width, 1, width, (*counts[:-1], lanes - spare))
-
-
-def _shares(total: int, most: int) -> Iterator[tuple[int, int, int, int]]:
-    """The `pieces` with the number of the first one: (first number, how many, start, length)."""
-    number = 0
-    for start, length, times in pieces(total, most):
-        yield number, times, start, length
-        number += times
 
 
 def register_tiles(
@@ -151,20 +121,20 @@ class _Writer:
     def write(self) -> Program:
         p, groups = self.p, self.op.groups
         n, out, oh, ow = self.site.result.dims
-        channels, rows, vectors = self.kernel.tile
-        chunks, strips = list(_shares(out // groups, channels)), list(_shares(oh, rows))
-        many, high = (sum(times for _, times, _, _ in shares) for shares in (chunks, strips))
+        channels, rows, _ = self.kernel.tile
+        chunks, strips = cut(out // groups, channels, 1), cut(oh, rows, 1)
+        many, high = (sum(part.times for part in parts) for parts in (chunks, strips))
         with p.parallel("t", 0, n * groups * many * high) as t:
             image = p.let("n", t // (high * many * groups)) if n > 1 else Index(0)
             group = p.let("g", t // (high * many) % groups)
             chunk, strip = p.let("chunk", t // high % many), p.let("strip", t % high)
-            for number, times, start, b in chunks:
-                with p.when(chunk, number, number + times):
-                    channel = p.let("oc", group * (out // groups) + (chunk - number) * b + start)
-                    for first, count, top, height in strips:
-                        with p.when(strip, first, first + count):
-                            row = p.let("oh", (strip - first) * height + top)
-                            self.row(image, group, channel, row, b, height)
+            for some in chunks:
+                with within(p, some, chunks, chunk):
+                    channel = p.let("oc", group * (out // groups) + some.at(chunk))
+                    for part in strips:
+                        with within(p, part, strips, strip):
+                            row = p.let("oh", part.at(strip))
+                            self.row(image, group, channel, row, some.length, part.length)
         zero_halo(p, self.y)
         return p.finish()
 
@@ -173,19 +143,24 @@ class _Writer:
     ) -> None:
         """All columns of a strip of rows for a few channels from `channel` on."""
         p, lanes = self.p, self.site.target.lanes
-        for run in _runs(self.site.result.dims[3], self.kernel.tile[2], lanes):
+        for run in cut(self.site.result.dims[3], self.kernel.tile[2] * lanes, lanes):
+            counts = run.counts(lanes)
             with p.loop("v", 0, run.times) as v:
-                column = v * run.width + run.start
-                acc = p.tile("acc", (b, height, len(run.counts)), lanes)
-                self.accumulate(acc, (image, group * self.per_group, row, column), channel, run)
+                column = v * run.length + run.start
+                acc = p.tile("acc", (b, height, len(counts)), lanes)
+                self.accumulate(acc, (image, group * self.per_group, row, column), channel, counts)
                 with p.unroll("b", b) as i, p.unroll("r", height) as r:
-                    for k, count in enumerate(run.counts):
+                    for k, count in enumerate(counts):
                         place = (image, channel + i, row + r, column + k * lanes)
                         value = finish(p, self.site, acc[i, r, k], self.extras, *place, count=count)
                         p.store(self.y.buffer, self.y.at(*place), value, count=count)
 
     def accumulate(
-        self, acc: TileRef, place: tuple[Index, Index, Index, Index], channel: Index, run: _Run
+        self,
+        acc: TileRef,
+        place: tuple[Index, Index, Index, Index],
+        channel: Index,
+        counts: list[int],
     ) -> None:
         """The bias, then all input channels and taps into the tile; `place` is where in x."""
         p, op, (b, height, vectors), lanes = self.p, self.op, acc.shape, acc.lanes
@@ -202,7 +177,7 @@ class _Writer:
                 held = p.tile("x", (height, vectors), lanes)
                 with p.unroll("r", height) as r:
                     y, x = top + r * op.stride[0] + i * op.dilation[0], left + j * op.dilation[1]
-                    for k, count in enumerate(run.counts):
+                    for k, count in enumerate(counts):
                         at = self.x.at(image, first + c, y, x + k * lanes * op.stride[1])
                         value = p.load(self.x.buffer, at, lanes, op.stride[1], count)
                         p.set(held[r, k], value)

@@ -22,17 +22,16 @@ from typing import ClassVar
 
 import numpy as np
 
-from cnnc.codegen.kernels.blocked import BlockedConv
+from cnnc.codegen.kernels.blocked import BlockedConv, is_blockable
 from cnnc.codegen.kernels.common import (
     epilogue_cycles,
-    extras_fit,
     finish,
     pieces,
     set_bias,
-    split,
     views,
     zero_halo,
 )
+from cnnc.codegen.kernels.rows import cut, within
 from cnnc.ir.kernel import Site
 from cnnc.ir.loops import (
     FromIndex,
@@ -47,7 +46,6 @@ from cnnc.ir.loops import (
 )
 from cnnc.ir.op import Array
 from cnnc.ir.ops import Conv2d
-from cnnc.ir.types import DType
 
 HELD = 3  # taps of a row whose weights are in registers together
 UNROLLED = 4  # input channels side by side in the code
@@ -171,14 +169,9 @@ class _Shape:
 
 def _fits(site: Site) -> bool:
     op = site.op
-    if not isinstance(op, Conv2d) or site.result.dtype is not DType.F32 or op.groups == 1:
+    if not isinstance(op, Conv2d) or op.groups == 1 or not is_blockable(site):
         return False
-    if site.constant[0] or not all(site.constant[1 : len(split(site)[0])]):
-        return False
-    lanes = site.target.lanes
-    if 0 in site.result.shape or 0 in site.operands[0].shape or not extras_fit(site, lanes):
-        return False
-    return site.operands[1].dims[1] > 1 and lanes > 1  # else depthwise
+    return site.operands[1].dims[1] > 1 and site.target.lanes > 1  # else depthwise
 
 
 # Each channel of a group: its number, and how to read it at an offset from a tile's first pixel.
@@ -214,20 +207,18 @@ class _Writer:
 
     def write(self) -> Program:
         p, shape = self.p, self.shape
-        down = pieces(shape.oh, self.kernel.tile[0])
-        strips = sum(count for _, _, count in down)
+        down = cut(shape.oh, self.kernel.tile[0], 1)
+        strips = sum(part.times for part in down)
         with p.parallel("t", 0, shape.n * shape.blocks * strips) as t:
             block = p.let("block", t // strips % shape.blocks)
             strip = p.let("strip", t % strips)
             image = p.let("n", t // (strips * shape.blocks)) if shape.n > 1 else Index(0)
-            first = 0
-            for start, height, count in down:
-                with p.when(strip, first, first + count):
-                    row = p.let("oh", (strip - first) * height + start)
+            for part in down:
+                with within(p, part, down, strip):
+                    row = p.let("oh", part.at(strip))
                     for left, width, times in pieces(shape.ow, self.kernel.tile[1]):
                         with p.loop("j", 0, times) as j:
-                            self.tile(image, block, row, j * width + left, height, width)
-                first += count
+                            self.tile(image, block, row, j * width + left, part.length, width)
         zero_halo(p, self.y)
         return p.finish()
 

@@ -21,14 +21,12 @@ from cnnc.codegen.kernels.common import (
     split,
     views,
 )
+from cnnc.codegen.kernels.conv_general import MOST_CHANNELS, UNROLLED
 from cnnc.codegen.kernels.rows import Part, cut, within
 from cnnc.ir.kernel import Kernel, Site
 from cnnc.ir.loops import Index, Program, ProgramBuilder, TileRef, fma
 from cnnc.ir.ops import ConvNd
 from cnnc.ir.types import DType
-
-MOST_CHANNELS = 16  # in a tile; more would lengthen the code and win little
-UNROLLED = 48  # multiply-adds of a row of taps that are repeated in the code; more become a loop
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,11 +121,10 @@ class _Writer:
     ) -> None:
         """Equal tiles of a row of the result, for a few channels from `channel` on."""
         p, lanes = self.p, self.lanes
-        vectors = -(-part.length // lanes)
+        counts = part.counts(lanes)
         with p.loop("v", 0, part.times) as v:
             start = v * part.length + part.start
-            counts = [min(part.length - k * lanes, lanes) for k in range(vectors)]
-            acc = p.tile("acc", (channels, vectors), lanes)
+            acc = p.tile("acc", (channels, len(counts)), lanes)
             first = group * self.weight.type.dims[1]
             self.accumulate(acc, (image, first, *row, start), channel, counts)
             with p.unroll("b", channels) as b:

@@ -15,17 +15,15 @@ from typing import ClassVar
 
 import numpy as np
 
-from cnnc.codegen.kernels.blocked import BlockedConv
+from cnnc.codegen.kernels.blocked import BlockedConv, is_blockable
 from cnnc.codegen.kernels.common import (
     channel_counts,
     epilogue_cycles,
-    extras_fit,
     finish,
     multiply_add,
     pack_panels,
     pieces,
     set_bias,
-    split,
     views,
     zero_halo,
 )
@@ -43,7 +41,6 @@ from cnnc.ir.kernel import NO_HALO, Halo, Site
 from cnnc.ir.loops import Index, Program, ProgramBuilder, TileRef
 from cnnc.ir.op import Array
 from cnnc.ir.ops import ConvTranspose2d
-from cnnc.ir.types import DType
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,12 +130,7 @@ class TransposedConv(BlockedConv):
 
 def _fits(site: Site) -> bool:
     op, lanes = site.op, site.target.lanes
-    if not isinstance(op, ConvTranspose2d) or site.result.dtype is not DType.F32:
-        return False
-    x, *parameters = site.constant[: len(split(site)[0])]
-    if x or not all(parameters) or not extras_fit(site, lanes):
-        return False
-    if 0 in site.result.shape or 0 in site.operands[0].shape:
+    if not isinstance(op, ConvTranspose2d) or not is_blockable(site):
         return False
     channels, per_group = site.operands[1].dims[:2]
     return op.groups == 1 or (per_group % lanes == 0 and channels // op.groups % lanes == 0)

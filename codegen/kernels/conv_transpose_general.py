@@ -123,7 +123,7 @@ class _Writer:
         """All columns of a strip for `b` channels of a group from `channel` on."""
         p, lanes, columns = self.p, self.site.target.lanes, strip.region.columns
         for run in cut(columns.count, self.kernel.tile[2] * lanes, lanes):
-            counts = [min(lanes, run.length - k) for k in range(0, run.length, lanes)]
+            counts = run.counts(lanes)
             with p.loop("v", 0, run.times) as v:
                 column = v * run.length + run.start
                 acc = p.tile("acc", (b, strip.height, len(counts)), lanes)

@@ -15,14 +15,12 @@ from typing import ClassVar
 
 import numpy as np
 
-from cnnc.codegen.kernels.blocked import BlockedConv
+from cnnc.codegen.kernels.blocked import BlockedConv, is_blockable
 from cnnc.codegen.kernels.common import (
     View,
     epilogue_cycles,
-    extras_fit,
     finish,
     pieces,
-    split,
     views,
     zero_halo,
 )
@@ -30,7 +28,6 @@ from cnnc.ir.kernel import Site
 from cnnc.ir.loops import Index, Program, ProgramBuilder, fma
 from cnnc.ir.op import Array
 from cnnc.ir.ops import Conv2d
-from cnnc.ir.types import DType
 
 UNROLLED_ROWS = 3  # rows of taps that are repeated in the code; more become a loop
 FEWEST, MOST = 4, 16  # results in registers: they hide each other's latency
@@ -135,12 +132,7 @@ def _tile(
 
 def _fits(site: Site) -> bool:
     op = site.op
-    if not isinstance(op, Conv2d) or site.result.dtype is not DType.F32:
-        return False
-    x, *parameters = site.constant[: len(split(site)[0])]
-    if x or not all(parameters) or not extras_fit(site, site.target.lanes):
-        return False
-    if 0 in site.result.shape or 0 in site.operands[0].shape:
+    if not isinstance(op, Conv2d) or not is_blockable(site):
         return False
     return op.groups == site.operands[0].dims[1] == site.operands[1].dims[0]
 

@@ -52,6 +52,10 @@ class Part:
         """Where a stretch starts."""
         return (number - self.number) * self.length + self.start
 
+    def counts(self, lanes: int) -> list[int]:
+        """How many lanes of each vector of a stretch are in use."""
+        return [min(lanes, self.length - first) for first in range(0, self.length, lanes)]
+
 
 def cut(size: int, most: int, grain: int) -> list[Part]:
     """0..size in stretches of about `most` and of whole grains, but for the last one's rest."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from cnnc.codegen.kernels.common import View, extras_fit, pieces, split
+from cnnc.codegen.kernels.blocked import is_blockable
+from cnnc.codegen.kernels.common import View, pieces
 from cnnc.ir.kernel import Site
 from cnnc.ir.loops import Index, ProgramBuilder
 from cnnc.ir.ops import Conv2d
-from cnnc.ir.types import DType
 
 MOST_CHANNELS = 15
 STRIP_CYCLES, ROW_CYCLES = 150.0, 20.0  # to begin with a strip, and with a row of a channel
@@ -15,14 +15,12 @@ CHUNKS = 12  # parts of the work that threads should find, where there are as ma
 
 def reads_few_channels(site: Site) -> bool:
     """Whether it is a convolution of few channels without groups, with constant weights."""
-    op = site.op
-    if not isinstance(op, Conv2d) or site.result.dtype is not DType.F32 or op.groups != 1:
-        return False
-    if site.constant[0] or not all(site.constant[1 : len(split(site)[0])]):
-        return False
-    if 0 in site.result.shape or 0 in site.operands[0].shape:
-        return False
-    return site.operands[1].dims[1] <= MOST_CHANNELS and extras_fit(site, site.target.lanes)
+    return (
+        isinstance(site.op, Conv2d)
+        and site.op.groups == 1
+        and site.operands[1].dims[1] <= MOST_CHANNELS
+        and is_blockable(site)
+    )
 
 
 def strip_height(site: Site, rows: int) -> int:
