@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 from cnnc.codegen.kernels.common import View, multiply_add, sum_lanes
 from cnnc.codegen.kernels.paired import SPAN, TRIPLE, PairedShape
@@ -106,30 +107,31 @@ class PairedSums:
         Not `paired`: by plain products. With `inputs_ahead` the next triple of blocks is asked for
         while one is used, for inputs that L1 does not keep from one tile to the next.
         """
+        if not paired:
+            self._accumulate_plain(acc, window, packed)
+            return
         p, shape, lanes = self.p, self.shape, self.shape.lanes
         step = TRIPLE * lanes  # weights of a lane of a triple
-        triple = self._triple if paired else self._plain_triple
-        unrolled = UNROLLED if paired else 2  # what is rarely run is kept short
         with p.loop("c", 0, shape.triples) as c:
             with p.loop("i", 0, shape.kh) as i, p.loop("k", 0, shape.kw) as k:
                 tap = (c * shape.kh + i) * shape.kw + k
                 origin = self.origin(c * TRIPLE, window, i, k)
-                with p.loop("s", 0, lanes // unrolled) as s:
-                    lane = p.let("lane", origin + s * unrolled)
-                    first = tap * lanes + s * unrolled
+                with p.loop("s", 0, lanes // UNROLLED) as s:
+                    lane = p.let("lane", origin + s * UNROLLED)
+                    first = tap * lanes + s * UNROLLED
                     weights = p.let("weights", packed + first * step)
                     there = None if ahead is None else p.let("there", ahead + first * asked * lanes)
-                    soon = self._next_inputs(acc, window, (c, i, k), s, lanes // unrolled)
-                    for u in range(unrolled):
-                        for at in soon[u::unrolled] if inputs_ahead and paired else ():
+                    soon = self._next_inputs(acc, window, (c, i, k), s, lanes // UNROLLED)
+                    for u in range(UNROLLED):
+                        for at in soon[u::UNROLLED] if inputs_ahead else ():
                             p.prefetch(self.x.buffer, at, soon=True)
                         if there is not None:
                             self._ask(there + u * asked * lanes, asked)
                         sources = [lane + u + run * self.x.pitch(1) for run in range(TRIPLE)]
-                        triple(acc, weights + u * step, sources, u % 2 == 1)
+                        self._triple(acc, weights + u * step, sources, u % 2 == 1)
         done = shape.triples * shape.taps * lanes
         there = None if ahead is None else ahead + done * asked * lanes
-        self._accumulate_rest(acc, window, packed + done * step, triple, there, asked)
+        self._accumulate_rest(acc, window, packed + done * step, there, asked)
 
     def _ask(self, ahead: Index, count: int) -> None:
         for v in range(count):
@@ -161,7 +163,6 @@ class PairedSums:
         acc: TileRef,
         window: tuple[Index, Index, Index],
         packed: Index,
-        triple: Callable[[TileRef, Index, Sequence[Index], bool], None],
         ahead: Index | None,
         asked: int,
     ) -> None:
@@ -178,7 +179,7 @@ class PairedSums:
                     if ahead is not None:
                         self._ask(ahead + step * (asked * lanes), asked)
                     sources = [start + u * advance for start in starts]
-                    triple(acc, packed + step * (TRIPLE * lanes), sources, minus)
+                    self._triple(acc, packed + step * (TRIPLE * lanes), sources, minus)
             behind = packed + shape.taps * third * (TRIPLE * lanes)
             for single in range(singles):
                 at = behind + (tap * singles + single) * lanes
@@ -225,15 +226,58 @@ class PairedSums:
         """One channel into the tile."""
         multiply_add(self.p, acc, self.weight, packed, self.x.buffer, source, self.pitches)
 
-    def _plain_triple(
-        self, acc: TileRef, packed: Index, sources: Sequence[Index], minus: bool
+    def _accumulate_plain(
+        self, acc: TileRef, window: tuple[Index, Index, Index], packed: Index
     ) -> None:
-        """Three channels into the tile, as the definition has it."""
-        p, lanes = self.p, self.shape.lanes
-        down, across = self.pitches
-        for b, source in enumerate(sources):
-            weight = p.load(self.weight, packed + b * lanes, lanes)
-            w = p.bind("w", -weight if minus and b == 1 else weight)
+        """Adds everything to the tile, as the definition has it.
+
+        That is rarely run, so its code is short: one channel at a time in the order of the weights,
+        by tables of where the channels lie and of the signs that their weights got for pairs.
+        """
+        p, shape, lanes = self.p, self.shape, self.shape.lanes
+        taps = list(product(range(shape.kh), range(shape.kw)))
+        whole = [
+            (self._offset(run, lane, tap), -1.0 if run == 1 and lane % 2 else 1.0)
+            for tap in taps
+            for lane, run in product(range(lanes), range(TRIPLE))
+        ]
+        with p.loop("c", 0, shape.triples) as c:
+            origin = self.origin(c * TRIPLE, window, Index(0), Index(0))
+            self._add_listed(acc, packed + c * (len(whole) * lanes), origin, whole)
+        rest = [
+            (self._rest_offset(run * shape.third + u, tap), -1.0 if run == 1 and u % 2 else 1.0)
+            for tap in taps
+            for u, run in product(range(shape.third), range(TRIPLE))
+        ]
+        singles = range(TRIPLE * shape.third, len(shape.order))
+        rest += [(self._rest_offset(place, tap), 1.0) for tap in taps for place in singles]
+        origin = self.origin(Index(shape.triples * TRIPLE), window, Index(0), Index(0))
+        behind = packed + shape.triples * (len(whole) * lanes)
+        self._add_listed(acc, behind, origin, rest)
+
+    def _offset(self, block: int, lane: int, tap: tuple[int, int]) -> int:
+        """How far a lane of a block lies behind the window's start, under a tap."""
+        down, across = (t * d for t, d in zip(tap, self.dilation, strict=True))
+        x = self.x
+        return block * x.pitch(1) + down * x.pitch(2) + across * x.pitch(3) + lane
+
+    def _rest_offset(self, place: int, tap: tuple[int, int]) -> int:
+        """The same for a channel behind the triples of blocks, by its place in their order."""
+        return self._offset(*divmod(self.shape.order[place], self.x.block), tap)
+
+    def _add_listed(
+        self, acc: TileRef, packed: Index, origin: Index, listed: Sequence[tuple[int, float]]
+    ) -> None:
+        """Adds channels one after the other, each by its offset from `origin` and its sign."""
+        p, lanes, (down, across) = self.p, self.shape.lanes, self.pitches
+        if not listed:
+            return
+        offset = p.lookup("offsets", [offset for offset, _ in listed])
+        signs = p.table("signs", [sign for _, sign in listed])
+        with p.loop("k", 0, len(listed)) as k:
+            source = p.let("source", origin + offset(k))
+            weight = p.load(self.weight, packed + k * lanes, lanes)
+            w = p.bind("w", weight * p.load(signs, k, lanes, stride=0))
             with p.unroll("r", acc.shape[1]) as r, p.unroll("q", acc.shape[2]) as q:
                 x = p.load(self.x.buffer, source + (r * down + q * across), lanes, stride=0)
                 p.set(acc[0, r, q], fma(w, x, acc[0, r, q]))
