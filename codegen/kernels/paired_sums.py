@@ -10,7 +10,7 @@ from cnnc.codegen.kernels.common import View, multiply_add, sum_lanes
 from cnnc.codegen.kernels.paired import SPAN, TRIPLE, PairedShape
 from cnnc.ir.loops import Constant, Index, ProgramBuilder, TileRef, Value, apply, fma
 
-UNROLLED = 4  # lanes of three blocks side by side in the code; even, as signs alternate
+UNROLLED = 2  # lanes of three blocks side by side in the code; even, as signs alternate
 
 
 def balanced(mean: Value, inside: float, outside: float) -> Value:

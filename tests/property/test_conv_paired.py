@@ -109,10 +109,12 @@ def test_what_is_left_of_the_channels_is_walked_lane_by_lane(lanes: int) -> None
 
 
 @pytest.mark.parametrize("rest", [3, 16, 18, 21, 24, 27, 32, 37, 47])
-def test_any_number_of_channels_may_be_left(rest: int) -> None:
+@pytest.mark.parametrize("size", [1.0, 1000 * SPAN])  # the latter is multiplied as usual
+def test_any_number_of_channels_may_be_left(rest: int, size: float) -> None:
     channels = BLOCKS + rest * TARGET.lanes // 16
     arrays = [numbers(1, 1, channels, 4, 9), numbers(2, 5, channels, 2, 2), numbers(3, 5)]
-    op = Conv2d(pad=(1, 0, 0, 1))
+    arrays[0] *= np.float32(size)
+    op = Conv2d(pad=(1, 0, 0, 1), dilation=(1, 2))
     site = layer(op, *arrays)
     assert_close(run_native(only(site), site, arrays), op.evaluate(*arrays))
 
