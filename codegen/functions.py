@@ -6,6 +6,7 @@ Numbers below the smallest normal one count as zero. NaN and Inf come out as Num
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from math import inf, nan
 
@@ -32,6 +33,10 @@ EXP2_SERIES = (
 )
 # 2 ** (-1 / 16) * e ** -r, |r| <= ln(2) / 32: 2e-9.
 SIXTEENTH_SERIES = (-0.159601048, 0.478817135, -0.957603276, 0.957603276)
+# The same of 2 ** (-r / 16), |r| <= 1 / 2.
+SIXTEENTH_STEPS = tuple(
+    c * (math.log(2) / 16) ** (3 - power) for power, c in enumerate(SIXTEENTH_SERIES)
+)
 # ln(2) / 16 as a float32, and by how much that is too large.
 STEP, STEP_EXCESS = 0.0433216989, 1.19040895e-10
 # log(1 + f) = f - f ** 2 / 2 + f ** 3 * (this), sqrt(1/2) <= 1 + f <= sqrt(2): 8e-10.
@@ -51,11 +56,12 @@ ERF_FAR = (
     *(1.23395257e-05, -0.000333960983, 0.0036881112, -0.0238592792),
     *(0.106350571, 0.635082006, 1.12866569),
 )
-# 1 - erf(x / sqrt(2)) = exp(-x * (this)), 0 <= x <= 6: 1e-9 absolute.
+# 1 - erf(x / sqrt(2)) = 2 ** (-x * (this)), 0 <= x <= 6: 1.5e-8 absolute.
 NORMAL_TAIL = (
-    *(-3.5549246e-07, 6.62669572e-06, -5.19681453e-05, 0.000197095433, -1.03918164e-05),
-    *(-0.00480428524, 0.0363450088, 0.318308055, 0.797884703),
+    *(-5.12863664e-07, 9.56025542e-06, -7.49739484e-05, 0.000284347974, -1.49912894e-05),
+    *(-0.00693111913, 0.0524347648, 0.459221452, 1.1511042),
 )
+NORMAL_END = 115.0  # 2 ** -this is zero beside 1
 # atan(x) = x + x ** 3 * (this of x ** 2), |x| <= 1: 2e-9.
 ATAN_SERIES = (
     *(-0.00182718469, 0.0110643152, -0.0314554684, 0.0582343191, -0.084194459),
@@ -144,6 +150,24 @@ def _falling_exp(p: ProgramBuilder, x: Value) -> Value:
     x = p.bind("x", x)
     scale, series = _exp_by_table(p, x) if x.lanes == TABLE_LANES else (exp(p, -x), 1.0)
     return apply("less", 80.0, x, 0.0, p.bind("e", scale * series))
+
+
+def _half_pow2(p: ProgramBuilder, x: Value, series: Sequence[float], at: Value) -> Value:
+    """2 ** -y / 2 for y = x * (the polynomial at `at`) >= 0; zero where y is above `NORMAL_END`."""
+    parts = 16 if x.lanes == TABLE_LANES else 1  # of a power of 2
+    y = p.bind("y", x * horner([c * parts for c in series], at))
+    end = NORMAL_END * parts
+    kept = p.bind("kept", apply("min", end, y))
+    shift = ROUNDER + 1 - parts if parts > 1 else ROUNDER  # the table is of 2 ** ((k + 1) / 16)
+    steps = p.bind("steps", Constant(x.lanes, shift) - kept)
+    n = p.bind("n", steps - shift)
+    rest = p.bind("rest", n + kept)
+    if parts > 1:
+        value = apply("pow2_16ths", steps) * horner(SIXTEENTH_STEPS, rest)
+    else:
+        rest, power = p.bind("rest", -rest), p.bind("power", apply("pow2", n - 1.0))
+        value = fma(p.bind("rest", rest * horner(EXP2_SERIES, rest)), power, power)
+    return apply("less", end, y, 0.0, p.bind("e", value))
 
 
 def _half_exp(p: ProgramBuilder, x: Value) -> Value:
@@ -287,11 +311,11 @@ def erf(p: ProgramBuilder, x: Value) -> Value:
 
 
 def gelu(p: ProgramBuilder, x: Value) -> Value:
-    """x times the normal distribution function, whose tail is exp of a polynomial."""
+    """x times the normal distribution function, whose tail is a power of 2 of a polynomial."""
     x = p.bind("x", x)
     size = p.bind("size", apply("abs", x))
-    series = horner(NORMAL_TAIL, p.bind("short", apply("min", 6.0, size)))
-    tail = p.bind("tail", _falling_exp(p, size * series) * 0.5)
+    short = p.bind("short", apply("min", 6.0, size))
+    tail = p.bind("tail", _half_pow2(p, size, NORMAL_TAIL, short))
     return x * apply("less", x, 0.0, tail, Constant(x.lanes, 1.0) - tail)
 
 
