@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,3 +48,13 @@ class Target:
         if working_set_bytes <= self.l3_bytes:
             return self.l3_bytes_per_cycle
         return self.memory_bytes_per_cycle
+
+    def keeping(self, weights: int) -> Target:
+        """The target as a network with so many bytes of weights sees it.
+
+        If they stay in L2 from run to run, nothing ever comes from farther away.
+        """
+        if weights > self.l2_bytes // 2:
+            return self
+        near = self.l2_bytes_per_cycle
+        return replace(self, l3_bytes_per_cycle=near, memory_bytes_per_cycle=near)

@@ -54,6 +54,8 @@ class ChooseKernels(Pass):
 
     def run(self, graph: Graph, context: Context) -> tuple[Graph, int]:
         check_batch(graph)
+        weights = sum(array.nbytes for array in graph.constants.values())
+        context = replace(context, target=context.target.keeping(weights))
         choices = _alternatives(graph, context)
         picked = _pick(graph, choices, context.target)
         planned = _Layouts(graph, picked, context).apply()

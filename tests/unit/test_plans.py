@@ -12,6 +12,7 @@ from cnnc.codegen.kernels.move import ReorderKernel
 from cnnc.codegen.kernels.pointwise import PointwiseKernel
 from cnnc.driver import zoo_models
 from cnnc.frontends.dsl.load import load_file
+from cnnc.ir.graph import Graph
 from cnnc.ir.kernel import NO_HALO, Halo, Kernel, Site
 from cnnc.ir.ops import Conv2d, Reorder
 from cnnc.passes import PASSES, PIPELINES, Context, Pipeline
@@ -87,3 +88,32 @@ def test_a_border_around_an_input_has_its_price() -> None:
     planned, _ = Pipeline.parse("choose-kernels", PASSES, PIPELINES).run(graph, context)
     chosen = [n.kernel.name for n in planned.nodes if n.kernel and isinstance(n.op, Conv2d)]
     assert chosen == ["bare_conv", "direct_conv"]
+
+
+def test_weights_that_stay_in_l2_come_from_there() -> None:
+    target = named_target("x86-64-v4")
+    near, far = target.keeping(target.l2_bytes // 2), target.keeping(target.l2_bytes)
+    assert far == target
+    for size in (target.l2_bytes, target.l3_bytes, 1 << 30):
+        assert near.stream_bytes_per_cycle(size) == target.l2_bytes_per_cycle
+
+
+def test_a_small_network_does_not_wait_for_weights() -> None:
+    text = """
+        graph @g(%x: f32[1,16,8,8]) -> (y: %y) level=portable {
+          %w = constant : f32[32,16,3,3]
+          %y = conv2d(%x, %w) {pad=[1,1,1,1]} : f32[1,32,8,8]
+        }
+        """
+    more = text.replace("%y =", "%v = constant : f32[512,512]\n          %y =")
+    small, large = (_convolution(read(t)).microseconds for t in (text, more))
+    assert small < large
+
+
+def _convolution(graph: Graph) -> Kernel:
+    """The kernel of a graph's only convolution."""
+    context = Context(target=named_target("x86-64-v4"), kernels=KERNELS)
+    planned, _ = Pipeline.parse("choose-kernels", PASSES, PIPELINES).run(graph, context)
+    (kernel,) = (n.kernel for n in planned.nodes if isinstance(n.op, Conv2d))
+    assert kernel is not None
+    return kernel
