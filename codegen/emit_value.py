@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 
 from cnnc.codegen.emit_index import IndexEmitter, Register
 from cnnc.codegen.emit_text import (
@@ -21,6 +22,7 @@ from cnnc.ir.loops import (
     FromIndex,
     Index,
     Load,
+    Pick,
     Read,
     Reduce,
     Shuffle,
@@ -53,6 +55,8 @@ class ValueEmitter(IndexEmitter):
                 return self.constant(value.number, value.lanes)
             case Shuffle():
                 return self.shuffle(value)
+            case Pick():
+                return self.pick(value)
             case Argument():
                 name = f"%{value.name}"
                 return name if value.lanes == 1 else self.splat(name, value.lanes)
@@ -196,29 +200,38 @@ class ValueEmitter(IndexEmitter):
         type, bits = vector_type(lanes), memory_type("i32", lanes)
         shift = "19" if lanes == 1 else "splat (i32 19)"
         whole = self.value_line(f"bitcast {type} {power} to {bits}")
-        fraction = self.sixteenth(whole, lanes)
+        fraction = self.entries("i32", [str(n) for n in _SIXTEENTHS], whole, lanes)
         raised = self.value_line(f"shl {bits} {whole}, {shift}")
         total = self.value_line(f"add {bits} {fraction}, {raised}")
         return self.value_line(f"bitcast {bits} {total} to {type}")
 
-    def sixteenth(self, whole: str, lanes: int) -> str:
-        """Entries of `_SIXTEENTHS` by the low four bits: one instruction with AVX-512."""
-        bits = memory_type("i32", lanes)
-        table = ("<16 x i32>", f"<{', '.join(f'i32 {n}' for n in _SIXTEENTHS)}>")
+    def pick(self, pick: Pick) -> str:
+        lanes, bits = pick.lanes, memory_type("i32", pick.lanes)
+        by = self.value(pick.by)
+        whole = self.value_line(f"bitcast {vector_type(lanes)} {by} to {bits}")
+        first = str(pick.first) if lanes == 1 else f"splat (i32 {pick.first})"
+        low = self.value_line(f"lshr {bits} {whole}, {first}")
+        return self.entries("float", [float_text(n) for n in pick.table], low, lanes)
+
+    def entries(self, element: str, table: Sequence[str], whole: str, lanes: int) -> str:
+        """Entries of a table of 16 by the low four bits: one instruction with AVX-512."""
+        bits, type = memory_type("i32", lanes), memory_type(element, lanes)
+        typed = (f"<16 x {element}>", f"<{', '.join(f'{element} {n}' for n in table)}>")
         if self.avx512 and lanes == 16:
-            return self.value_line(
-                self.intrinsic("x86.avx512.permvar.si.512", bits, table, (bits, whole))
-            )
+            name = f"x86.avx512.permvar.{'si' if element == 'i32' else 'sf'}.512"
+            return self.value_line(self.intrinsic(name, type, typed, (bits, whole)))
         result = "poison"
         for lane in range(lanes):
             one = whole
             if lanes > 1:
                 one = self.value_line(f"extractelement {bits} {whole}, i64 {lane}")
             low = self.value_line(f"and i32 {one}, 15")
-            entry = self.value_line(f"extractelement {' '.join(table)}, i32 {low}")
+            entry = self.value_line(f"extractelement {' '.join(typed)}, i32 {low}")
             if lanes == 1:
                 return entry
-            result = self.value_line(f"insertelement {bits} {result}, i32 {entry}, i64 {lane}")
+            result = self.value_line(
+                f"insertelement {type} {result}, {element} {entry}, i64 {lane}"
+            )
         return result
 
     def split(self, function: str, x: str, lanes: int) -> str:

@@ -8,9 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from math import inf, nan
+from functools import cache
+from itertools import pairwise
+from math import frexp, inf, nan
 
-from cnnc.ir.loops import Constant, ProgramBuilder, Value, apply, fma
+import numpy as np
+from numpy.polynomial import Chebyshev, Polynomial
+
+from cnnc.ir.loops import Constant, Pick, ProgramBuilder, Value, apply, fma
 
 ROUNDER = 12582912.0  # 1.5 * 2 ** 23: adding and subtracting it rounds to a whole number
 TABLE_LANES = 16  # of vectors where `pow2_16ths` is fast; AVX-512 has them
@@ -70,6 +75,8 @@ ATAN_SERIES = (
 # asin(x) = x + x ** 3 * (this of x ** 2), |x| <= 1/2: 5e-9.
 ASIN_SERIES = (0.0422185473, 0.0241476111, 0.045477096, 0.0749524161, 0.166667536)
 # sinh(x) = x + x ** 3 * (this of x ** 2), |x| <= 1: 6e-11.
+TANH_ONE = 9.2  # float32 has 1 for the hyperbolic tangent from 9.02 on
+TANH_SCALE = 1.625  # of |x|, so that 1 + TANH_SCALE * |x| runs through four octaves, 1 to 16
 SINH_SERIES = (2.81743974e-06, 0.000198360663, 0.00833335053, 0.166666672)
 
 
@@ -189,6 +196,53 @@ def cosh(p: ProgramBuilder, x: Value) -> Value:
     """Hyperbolic cosine."""
     half = p.bind("half", _half_exp(p, apply("abs", x)))
     return half + apply("div", 0.25, half)
+
+
+def tanh(p: ProgramBuilder, x: Value) -> Value:
+    """Hyperbolic tangent: e / (e + 2) with e = exp(2x) - 1, or by tables."""
+    x = p.bind("x", x)
+    if x.lanes == TABLE_LANES:
+        return _tanh_by_table(p, x)
+    e = p.bind("e", expm1(p, x * 2.0, highest=20.0))
+    return e / (e + 2.0)
+
+
+def _tanh_by_table(p: ProgramBuilder, x: Value) -> Value:
+    """A polynomial of degree 5 in each of 16 intervals: within 2 ulp, without a division."""
+    size = p.bind("size", apply("min", TANH_ONE, apply("abs", x)))
+    place = fma(size, Constant(x.lanes, TANH_SCALE), Constant(x.lanes, 1.0))
+    place = p.bind("place", place)
+    middle, *series = (Pick(x.lanes, numbers, place, 21) for numbers in _tanh_tables())
+    d = p.bind("d", size - middle)
+    value = p.bind("t", series[-1])
+    for coefficient in series[-2::-1]:
+        value = p.bind("t", fma(value, d, coefficient))
+    return apply("copysign", value, x)
+
+
+@cache
+def _tanh_tables() -> list[tuple[float, ...]]:
+    """By interval its middle, and the polynomial's coefficients of the distance from there.
+
+    The place 1 + TANH_SCALE * |x| has four intervals in each octave, so that the low bits of its
+    exponent and the high ones of its fraction tell which. They are wider where the function is
+    flatter. The first one's middle is zero, for the error is relative.
+    """
+    columns = np.zeros((7, 16))
+    places = [2.0**octave * quarter / 4 for octave in range(4) for quarter in range(4, 8)]
+    for low, high in pairwise([*places, 16.0]):
+        start, end = (low - 1) / TANH_SCALE, (high - 1) / TANH_SCALE
+        middle = float(np.float32((start + end) / 2))
+        fraction, exponent = frexp(low)  # the fraction is at least 1/2
+        column = columns[:, (4 * (exponent - 2) + int(8 * fraction) - 4) % 16]
+        if start == 0.0:
+            ratio = Chebyshev.interpolate(lambda r: np.tanh(r) / r, 4, [start, end])
+            column[2:] = ratio.convert(kind=Polynomial).coef
+            continue
+        around = [start - middle, end - middle]
+        near = Chebyshev.interpolate(lambda r, at=middle: np.tanh(at + r), 5, around)
+        column[0], column[1:] = middle, near.convert(kind=Polynomial).coef
+    return [tuple(column) for column in columns.tolist()]
 
 
 # -- logarithms ------------------------------------------------------------------------------------

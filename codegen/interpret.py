@@ -29,6 +29,7 @@ from cnnc.ir.loops import (
     Load,
     Lookup,
     Loop,
+    Pick,
     Prefetch,
     Program,
     Read,
@@ -194,6 +195,9 @@ class _Interpreter:
             case Shuffle():
                 both = np.concatenate([self.value(value.a), self.value(value.b)])
                 return both[list(value.picks)]
+            case Pick():
+                bits = self.value(value.by).view(np.uint32) >> value.first
+                return np.array(value.table, np.float32)[bits & 15]
             case Reduce():
                 return _reduce(value.function, self.value(value.vector))
         raise AssertionError(f"unknown value {value}")

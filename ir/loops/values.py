@@ -151,6 +151,19 @@ class Shuffle(Value):
 
 
 @dataclass(frozen=True, slots=True)
+class Pick(Value):
+    """Entries of a table of 16 numbers; four bits of `by` as a float32, of which the lowest is bit
+    `first`, tell which."""
+
+    table: tuple[float, ...]
+    by: Value
+    first: int
+
+    def __str__(self) -> str:
+        return f"pick({list(self.table)}, {self.by} >> {self.first})"
+
+
+@dataclass(frozen=True, slots=True)
 class Reduce(Value):
     """The lanes of a vector combined into a scalar by `add`, `mul` (pairwise) or `maximum`."""
 

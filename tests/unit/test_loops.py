@@ -18,6 +18,7 @@ from cnnc.ir.loops import (
     Index,
     Kind,
     Loop,
+    Pick,
     Program,
     ProgramBuilder,
     Reduce,
@@ -366,6 +367,17 @@ def test_pow2_of_sixteenths(lanes: int) -> None:
     found = both(p.finish(), (powers + 1.5 * 2**23).astype(np.float32), powers.size)
     np.testing.assert_array_equal(found, np.exp2(powers / 16).astype(np.float32))
     assert np.isinf(found[powers == 2048]).all()
+
+
+@pytest.mark.parametrize("lanes", [1, 4, 16])
+def test_pick_reads_four_bits(lanes: int) -> None:
+    p, x, y = builder()
+    table = tuple(float(n) ** 3 / 7 for n in range(16))
+    values = np.exp2(np.linspace(-3, 5, 320)).astype(np.float32)
+    with p.loop("i", 0, values.size // lanes) as i:
+        p.store(y, i * lanes, Pick(lanes, table, p.load(x, i * lanes, lanes), 21))
+    wanted = np.array(table, np.float32)[(values.view(np.uint32) >> 21) & 15]
+    np.testing.assert_array_equal(both(p.finish(), values, values.size), wanted)
 
 
 def test_comparisons_of_nan() -> None:
