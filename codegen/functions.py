@@ -7,7 +7,7 @@ Numbers below the smallest normal one count as zero. NaN and Inf come out as Num
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from itertools import pairwise
 from math import frexp, inf, nan
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.polynomial import Chebyshev, Polynomial
 
 from cnnc.ir.loops import Constant, Pick, ProgramBuilder, Value, apply, fma
+from cnnc.ir.op import Array
 
 ROUNDER = 12582912.0  # 1.5 * 2 ** 23: adding and subtracting it rounds to a whole number
 TABLE_LANES = 16  # of vectors where `pow2_16ths` is fast; AVX-512 has them
@@ -220,6 +221,10 @@ def _tanh_by_table(p: ProgramBuilder, x: Value) -> Value:
     return apply("copysign", value, x)
 
 
+def _tanh_from(middle: float) -> Callable[[Array], Array]:
+    return lambda distance: np.tanh(middle + distance)
+
+
 @cache
 def _tanh_tables() -> list[tuple[float, ...]]:
     """By interval its middle, and the polynomial's coefficients of the distance from there.
@@ -240,7 +245,7 @@ def _tanh_tables() -> list[tuple[float, ...]]:
             column[2:] = ratio.convert(kind=Polynomial).coef
             continue
         around = [start - middle, end - middle]
-        near = Chebyshev.interpolate(lambda r, at=middle: np.tanh(at + r), 5, around)
+        near = Chebyshev.interpolate(_tanh_from(middle), 5, around)
         column[0], column[1:] = middle, near.convert(kind=Polynomial).coef
     return [tuple(column) for column in columns.tolist()]
 

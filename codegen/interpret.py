@@ -197,7 +197,7 @@ class _Interpreter:
                 return both[list(value.picks)]
             case Pick():
                 bits = self.value(value.by).view(np.uint32) >> value.first
-                return np.array(value.table, np.float32)[bits & 15]
+                return np.take(np.array(value.table, np.float32), bits & 15)
             case Reduce():
                 return _reduce(value.function, self.value(value.vector))
         raise AssertionError(f"unknown value {value}")
