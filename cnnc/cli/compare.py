@@ -63,10 +63,11 @@ def compare(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Run MODEL and something else on the same inputs, and show how far their outputs differ.
+    """Run MODEL and something else on the same inputs, and compare.
 
-    Inputs are seeded random numbers, unless --input says otherwise. Exit code 1 if an output
-    differs by more than the tolerance, or one side is not finite where the other is.
+    Shows how far their outputs differ. Inputs are seeded random numbers, unless --input says
+    otherwise. Exit code 1 if an output differs by more than the tolerance, or one side is not
+    finite where the other is.
 
     With --layers the results of all kernels are compared, and the first one beyond the tolerance is
     marked. What is fused into a kernel is not seen apart: -fuse-epilogue in --passes shows it.

@@ -29,10 +29,10 @@ def export(
     planned: bool,
     quiet: bool,
 ) -> None:
-    """Write MODEL as an ONNX file, with standard operators and its weights.
+    """Write MODEL as an ONNX file, with its weights.
 
-    A symbolic batch stays symbolic. With --optimised, batch normalisation is folded into weights
-    and what changes nothing is gone.
+    Operators are standard ones. A symbolic batch stays symbolic. With --optimised, batch
+    normalisation is folded into weights and what changes nothing is gone.
 
     With --planned every node is an operator of the domain `cnnc`: with what is fused into it, its
     kernel, its layout and its place in memory as attributes. Look at the file in Netron.

@@ -25,7 +25,7 @@ _TURNS = 5
 @json_option
 @quiet_option
 def tune(model: str, settings: Settings, as_json: bool, quiet: bool) -> None:
-    """Measure candidate kernels of MODEL's layers, and remember the times.
+    """Measure candidate kernels of MODEL, and remember their times.
 
     For each distinct layer the few candidates that the cost model likes best are timed on one
     thread, in the model itself, for up to --tune seconds (60 if not given). The times are kept in a

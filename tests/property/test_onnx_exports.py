@@ -1,4 +1,4 @@
-"""Ops of places, choices and quantised numbers go to ONNX and come back with their meaning."""
+"""All ops go to ONNX and come back with their meaning."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from op_cases import TINY, Case, cases
 
 from cnnc.frontends.onnx import export_onnx, load_onnx
 from cnnc.frontends.onnx.exports import EXPORTERS
-from cnnc.frontends.onnx.exports.data import DATA
 from cnnc.ir.ops import OPS, ConvNd, MaxPoolPlaces, Reorder
 from cnnc.runtime.reference import evaluate
 
@@ -20,8 +19,8 @@ def test_every_op_but_reorders_is_exported() -> None:
     assert set(OPS.values()) - EXPORTERS.keys() == {Reorder}
 
 
-@pytest.mark.parametrize("name", sorted(op.name for op in DATA))
-@settings(max_examples=25, deadline=None)
+@pytest.mark.parametrize("name", sorted(op.name for op in EXPORTERS))
+@settings(max_examples=15, deadline=None)
 @given(data=st.data())
 def test_ops_come_back(name: str, data: st.DataObject) -> None:
     case: Case = data.draw(cases(name, TINY))
@@ -35,7 +34,7 @@ def test_ops_come_back(name: str, data: st.DataObject) -> None:
     assert list(found) == list(wanted)
     for key, array in wanted.items():
         assert found[key].dtype == array.dtype
-        np.testing.assert_allclose(found[key], array, rtol=1e-6)
+        np.testing.assert_allclose(found[key], array, rtol=1e-5, atol=1e-5)
 
 
 def test_convolutions_of_whole_numbers_are_exported() -> None:

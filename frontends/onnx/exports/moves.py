@@ -15,6 +15,7 @@ from cnnc.ir.ops import (
     Gather,
     GatherElements,
     GatherND,
+    Interleave,
     NonZero,
     Pad,
     Reshape,
@@ -37,10 +38,21 @@ def _pad(w: Writer, op: Pad, inputs: Sequence[str], y: str) -> None:
     w.add("Pad", [*inputs, pads, w.constant(f"{y}.value", op.value, "float32")], y)
 
 
+def _transpose(w: Writer, op: Transpose, inputs: Sequence[str], y: str) -> None:
+    if op.perm:
+        w.add("Transpose", inputs, y, perm=op.perm)
+    else:  # ONNX would take no order for the reverse one, of which the type is not known
+        w.add("Identity", inputs, y)
+
+
 def _slice(w: Writer, op: Slice, inputs: Sequence[str], y: str) -> None:
-    fields = {"starts": op.starts, "stops": op.stops, "axes": op.axes, "steps": op.steps}
-    bounds = [w.constant(f"{y}.{name}", values, "int64") for name, values in fields.items()]
-    w.add("Slice", [*inputs, *bounds], y)
+    _cut(w, inputs[0], y, starts=op.starts, stops=op.stops, axes=op.axes, steps=op.steps)
+
+
+def _cut(w: Writer, x: str, y: str, **bounds: Sequence[int]) -> None:
+    """Slice; `bounds` are its further operands, in order."""
+    names = [w.constant(f"{y}.{name}", values, "int64") for name, values in bounds.items()]
+    w.add("Slice", [x, *names], y)
 
 
 def _border(w: Writer, op: Border, inputs: Sequence[str], y: str) -> None:
@@ -48,6 +60,26 @@ def _border(w: Writer, op: Border, inputs: Sequence[str], y: str) -> None:
     dtype = str(w.graph.types[y].dtype.numpy)
     value = [w.constant(f"{y}.value", op.value, dtype)] if op.mode is Filling.CONSTANT else []
     w.add("Pad", [*inputs, pads, *value], y, mode=op.mode.value)
+
+
+def _interleave(w: Writer, op: Interleave, inputs: Sequence[str], y: str) -> None:
+    """The phases, all as large as the first, side by side as channels, which then change places."""
+    types, (rows, columns) = w.graph.types, op.phases
+    _, channels, height, width = types[inputs[0]].image.dims
+    parts = []
+    for x in inputs:
+        own = types[x].image.dims[2:]
+        if own != (height, width):
+            pads = w.constant(f"{y}.pads", (0,) * 6 + (height - own[0], width - own[1]), "int64")
+            x = w.add("Pad", [x, pads], w.fresh(f"{y}.alike"))
+        parts.append(x)
+    x = w.add("Concat", parts, w.fresh(f"{y}.phases"), axis=1)
+    apart = w.constant(f"{y}.apart", (0, rows, columns, channels, height, width), "int64")
+    x = w.add("Reshape", [x, apart], w.fresh(f"{y}.parted"))
+    x = w.add("Transpose", [x], w.fresh(f"{y}.moved"), perm=(0, 3, 4, 1, 5, 2))
+    joined = w.constant(f"{y}.joined", (0, channels, rows * height, columns * width), "int64")
+    x = w.add("Reshape", [x, joined], w.fresh(f"{y}.whole"))
+    _cut(w, x, y, starts=(0, 0), stops=types[y].image.dims[2:], axes=(2, 3))
 
 
 def _trilu(w: Writer, op: Trilu, inputs: Sequence[str], y: str) -> None:
@@ -59,7 +91,7 @@ MOVES: dict[type[Op], Exporter] = {
     Flatten: simple("Flatten", axis=1),
     Reshape: _reshape,
     Pad: _pad,
-    Transpose: lambda w, op, inputs, y: w.add("Transpose", inputs, y, perm=op.perm),
+    Transpose: _transpose,
     Slice: _slice,
     Expand: lambda w, op, inputs, y: w.add(
         "Expand", [*inputs, w.constant(f"{y}.shape", op.shape, "int64")], y
@@ -68,6 +100,7 @@ MOVES: dict[type[Op], Exporter] = {
         "Tile", [*inputs, w.constant(f"{y}.repeats", op.repeats, "int64")], y
     ),
     Border: _border,
+    Interleave: _interleave,
     Trilu: _trilu,
     Gather: lambda w, op, inputs, y: w.add("Gather", inputs, y, axis=op.axis),
     GatherElements: lambda w, op, inputs, y: w.add("GatherElements", inputs, y, axis=op.axis),
