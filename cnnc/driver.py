@@ -18,11 +18,12 @@ import llvmlite.binding
 import numpy as np
 
 from cnnc._version import __version__
+from cnnc.codegen.cores import usable_cores
 from cnnc.codegen.elf import link_objects
 from cnnc.codegen.host import can_run, compile_object, measure_ghz, named_target, native_target
 from cnnc.codegen.kernels import KERNELS
 from cnnc.codegen.module import NativeModule, Piece, build_module
-from cnnc.codegen.team import default_threads, team_image
+from cnnc.codegen.team import team_image
 from cnnc.frontends import load
 from cnnc.frontends.sizes import put_sizes
 from cnnc.ir.graph import Graph, Node
@@ -219,7 +220,7 @@ def realise(
 
     module = build_module(planned, target, lambda what, done, total: say(what), written, constants)
     clock.lap("kernels")
-    threads = options.threads or default_threads()
+    threads = options.threads or usable_cores()
     laps = {**(seconds or {}), **clock.laps}
     report = _report(planned, records, module, target, threads, laps)
     return Build(planned, module, target, options, report, tuple(objects))
@@ -237,7 +238,7 @@ def compile(
 @contextmanager
 def _workers() -> Iterator[Executor]:
     """Threads for LLVM, which works without Python's lock. What is left undone is given up."""
-    pool = ThreadPoolExecutor(default_threads())
+    pool = ThreadPoolExecutor(usable_cores())
     try:
         yield pool
     finally:

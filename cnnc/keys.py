@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from cnnc._version import __version__
+from cnnc.codegen.cores import usable_cores
 from cnnc.codegen.host import llvm_build, named_target, target_names
 from cnnc.codegen.processor import fingerprint
 from cnnc.frontends import FILES
@@ -82,7 +83,7 @@ def _target_words(name: str) -> list[str]:
     """What stands for a target in a key. Raises `OptionError` if there is none of that name."""
     if name not in target_names() or not fingerprint():
         return [name, repr(named_target(name))]
-    return [name, fingerprint()]
+    return [name, fingerprint(), str(usable_cores())]
 
 
 def _digest(array: object) -> list[object]:

@@ -8,10 +8,11 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+from cnnc.codegen.cores import usable_cores
 from cnnc.codegen.host import can_run, native_target
 from cnnc.codegen.image import Image, load_image
 from cnnc.codegen.processor import fingerprint
-from cnnc.codegen.team import default_threads, provide_team, team, team_symbols
+from cnnc.codegen.team import provide_team, team, team_symbols
 from cnnc.ir.location import Diagnostic, OptionError
 from cnnc.ir.target import Target
 from cnnc.model import CompiledModel
@@ -56,7 +57,7 @@ def link(
     provide_team(artifact.team)
     code = load_image(Image.from_bytes(artifact.code), team_symbols())
     steps = [code.address(symbol) for symbol in manifest.steps]
-    count = default_threads() if threads is None else threads
+    count = usable_cores() if threads is None else threads
     used = min(count, manifest.parts)
     executable = make(manifest, artifact.weights, steps, used, team(used).run)
     scratch = manifest.scratch_bytes * used

@@ -20,6 +20,7 @@ from pathlib import Path
 from time import thread_time
 from typing import Any
 
+from cnnc.codegen.cores import usable_cores
 from cnnc.codegen.image import Code, load_image
 from cnnc.codegen.processor import cache_bytes, has_features, nominal_ghz
 from cnnc.ir.location import CnncError, Diagnostic, OptionError
@@ -84,7 +85,8 @@ _ARM = ("aarch64", "arm64")
 
 @cache
 def native_target() -> Target:
-    """This machine, from LLVM's knowledge of its processor and the system's of its caches."""
+    """This machine, from LLVM's knowledge of its processor and the system's of its caches and of
+    how many processors this process may use."""
     llvm = _llvm()
     features = llvm.get_host_cpu_features().flatten()
     cpu = llvm.get_host_cpu_name()
@@ -95,6 +97,7 @@ def native_target() -> Target:
         l1_bytes=caches.get(1, target.l1_bytes),
         l2_bytes=caches.get(2, target.l2_bytes),
         l3_bytes=caches.get(3, target.l3_bytes),
+        cores=usable_cores(),
         ghz=nominal_ghz(Path("/")) or target.ghz,
     )
 

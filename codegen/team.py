@@ -12,14 +12,13 @@ from __future__ import annotations
 
 import ctypes
 import os
-import re
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 
+from cnnc.codegen.cores import usable_cores
 from cnnc.codegen.host import compile_object, native_target
 from cnnc.codegen.image import Code, Image, load_image
 from cnnc.codegen.team_text import team_text
@@ -144,7 +143,7 @@ class Team:
                 self._handle = None
 
     def _start(self) -> int:
-        spin_ns = _SPIN_NS if self.threads <= default_threads() else _CROWDED_SPIN_NS
+        spin_ns = _SPIN_NS if self.threads <= usable_cores() else _CROWDED_SPIN_NS
         handle = _native().create(self.threads, spin_ns)
         if handle is None:
             raise CnncError(
@@ -192,67 +191,3 @@ def team_symbols() -> dict[str, int]:
     """What the functions that a team runs may call: symbol -> address, for `load_image`."""
     names = ("cnnc_take", "cnnc_done", "cnnc_wait")
     return {name: _native().code.address(name) for name in names}
-
-
-# -- how many threads ------------------------------------------------------------------------------
-
-
-def default_threads() -> int:
-    """The processors that this process may use: its affinity, bounded by its cgroup's quota."""
-    if hasattr(os, "sched_getaffinity"):
-        count = len(os.sched_getaffinity(0))
-    else:
-        count = os.cpu_count() or 1
-    quota = quota_cpus(Path("/"))
-    # A fraction of a processor does not carry a thread: the team would wait for it.
-    return count if quota is None else max(1, min(count, int(quota)))
-
-
-def quota_cpus(root: Path) -> float | None:
-    """The smallest processor quota of this process's control groups; None without one.
-
-    Args:
-        root: the file system's root.
-    """
-    quotas = [*_quotas_v1(root), *_quotas_v2(root)]
-    return min(quotas, default=None)
-
-
-def _groups(root: Path, controller: str) -> Iterator[Path]:
-    """The group's path, then its parents': a quota bounds everything below it.
-
-    In a container the path may be the host's, whose groups are not there; the top is.
-    """
-    try:
-        lines = (root / "proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        return
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if controller in controllers.split(","):
-            group = Path(path.lstrip("/"))
-            yield from (group, *group.parents)
-
-
-def _quotas_v2(root: Path) -> Iterator[float]:
-    for group in _groups(root, ""):
-        for mount in ("sys/fs/cgroup", "sys/fs/cgroup/unified"):
-            match = re.match(r"(\d+) (\d+)", _read(root / mount / group / "cpu.max"))
-            if match:
-                yield int(match[1]) / int(match[2])
-
-
-def _quotas_v1(root: Path) -> Iterator[float]:
-    for group in _groups(root, "cpu"):
-        for mount in ("sys/fs/cgroup/cpu", "sys/fs/cgroup/cpu,cpuacct"):
-            quota = _read(root / mount / group / "cpu.cfs_quota_us")
-            period = _read(root / mount / group / "cpu.cfs_period_us")
-            if quota.isdigit() and period.isdigit():  # -1 means none
-                yield int(quota) / int(period)
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text().strip()
-    except OSError:
-        return ""

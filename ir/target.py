@@ -20,6 +20,7 @@ class Target:
     features: str = ""
     vector_bytes: int = 64  # width of one vector register
     registers: int = 32  # number of vector registers
+    cores: int = 4  # that may share the work; kernels cut it into parts for them
     fma_per_cycle: float = 2.0  # full-width fused multiply-adds that one core starts per cycle
     spare_adds_per_cycle: float = 0.0  # full-width additions beside as many multiply-adds
     load_per_cycle: float = 2.0  # full-width loads per cycle from L1

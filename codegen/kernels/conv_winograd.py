@@ -33,6 +33,7 @@ from cnnc.ir.types import DType
 
 MOST_POINTS_2D = 64  # of both axes together
 SHARED = 0.7  # of what a thread gets from memory if it is alone
+BUSY = 0.85  # of the cores, while parts are computed that take equally long
 TRANSFORM_CYCLES = 0.6  # for an instruction of the transforms, at one multiply-add a cycle
 
 
@@ -70,7 +71,7 @@ class WinogradConv(BlockedConv):
             largest = tiles if halves or n > 1 else -(-tiles // 2)  # two threads find work
             wide = most_pixels(site.target) if paired else 14 if depth == 2 else 28
             for block in _block_sizes(site, grid_of(site, tile).points, largest, wide, paired):
-                share = 2 if halves and -(-tiles // block) * n < 4 else 1
+                share = _share(-(-tiles // block) * n, blocks // depth, site.target.cores)
                 yield cls(tile=tile, block=block, depth=depth, share=share, paired=paired)
 
     def halo(self, site: Site, operand: int) -> Halo:
@@ -106,7 +107,9 @@ class WinogradConv(BlockedConv):
         outputs = grid.output_work * tiles * out_blocks
         weights = 4.0 * grid.points * channels * out_blocks * target.lanes
         moved = 0.5 * 4.0 * (site.operands[0].elements / images + site.result.elements / images)
-        scratch = 4.0 * grid.points * self.block * (channels + self.run(site) * target.lanes)
+        # As for two cores, so that the choice, and with it the result, is that for any number.
+        run = self._run(out_blocks, _share(images * -(-tiles // self.block), out_blocks, 2))
+        scratch = 4.0 * grid.points * self.block * (channels + run * target.lanes)
         if scratch > target.l2_bytes:
             moved += 2 * scratch * tiles / self.block
         beyond = target.stream_bytes_per_cycle(target.l2_bytes + 1)
@@ -146,8 +149,10 @@ class WinogradConv(BlockedConv):
     def run(self, site: Site) -> int:
         """How many output-channel blocks are multiplied before their products are transformed
         back."""
-        blocks = -(-site.result.dims[1] // site.target.lanes)
-        return blocks // self.share if self.paired else self.depth
+        return self._run(-(-site.result.dims[1] // site.target.lanes), self.share)
+
+    def _run(self, blocks: int, share: int) -> int:
+        return blocks // share if self.paired else self.depth
 
     def columns(self, target: Target) -> int:
         """How many tiles the product stage takes at a time."""
@@ -233,6 +238,19 @@ def _tiles(site: Site) -> Iterator[tuple[int, int]]:
         if products < least:
             least = products
             yield rows, columns
+
+
+def _share(parts: int, groups: int, cores: int) -> int:
+    """Into how many parts that many groups of output channels are split for each of some blocks of
+    tiles, so that all cores find work; as few as will do, as each core transforms its inputs."""
+
+    def busy(share: int) -> float:
+        return parts * share / (-(-parts * share // cores) * cores)
+
+    if parts >= 2 * cores:
+        return 1
+    found = [share for share in range(1, groups + 1) if groups % share == 0]
+    return next((share for share in found if busy(share) >= BUSY), max(found, key=busy))
 
 
 def _sides(taps: int, stride: int, length: int, most: int) -> Iterator[int]:

@@ -200,6 +200,22 @@ def test_pairs_are_offered_where_additions_are_free() -> None:
         assert any(kernel.paired for kernel in offered) == bool(adds)
 
 
+def test_any_number_of_cores_finds_parts_and_the_same_result() -> None:
+    arrays: list[Array] = list(layer(12, 1, 64, 128, 14, 14))
+    op = Conv2d(pad=(1, 1, 1, 1))
+    alone = site_for(op, arrays, [False, True, True])
+    results, plans = [], set()
+    for cores in (1, 2, 3, 4, 8, 64):
+        site = replace(alone, target=replace(alone.target, cores=cores))
+        kernel = min(WinogradConv.candidates(site), key=lambda k: k.cycles(site))
+        parts = kernel.program(planned(kernel, site)).width
+        assert parts >= min(cores, 128 // site.target.lanes)
+        plans.add(replace(kernel, share=1))
+        results.append(run_native(kernel, site, arrays))
+    assert len(plans) == 1
+    assert all(np.array_equal(result, results[0]) for result in results)
+
+
 @pytest.mark.parametrize("special", [np.nan, np.inf, -np.inf])
 def test_what_is_not_finite_stays_in_its_tiles(special: float) -> None:
     arrays: list[Array] = list(layer(2, 1, 16, 16, 14, 14))
