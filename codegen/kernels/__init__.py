@@ -1,12 +1,13 @@
 """The table of kernels. Adding an algorithm is one file and one line here."""
 
+from cnnc.codegen.kernels.conv_columns import ColumnWinogradConv
+from cnnc.codegen.kernels.conv_columns_plain import PlainColumnWinogradConv
 from cnnc.codegen.kernels.conv_direct import DirectConv
 from cnnc.codegen.kernels.conv_general import GeneralConv
 from cnnc.codegen.kernels.conv_grouped import GroupedConv
 from cnnc.codegen.kernels.conv_nd import ConvNdKernel
 from cnnc.codegen.kernels.conv_paired import PairedConv
 from cnnc.codegen.kernels.conv_paired_rows import PairedRowsConv
-from cnnc.codegen.kernels.conv_rows import RowWinogradConv
 from cnnc.codegen.kernels.conv_transpose import TransposedConv
 from cnnc.codegen.kernels.conv_transpose_general import GeneralTransposedConv
 from cnnc.codegen.kernels.conv_winograd import WinogradConv
@@ -30,7 +31,8 @@ KERNELS: dict[str, type[Kernel]] = {
     kernel.name: kernel
     for kernel in (
         DirectConv,
-        RowWinogradConv,
+        ColumnWinogradConv,
+        PlainColumnWinogradConv,
         WinogradConv,
         PairedConv,
         PairedRowsConv,

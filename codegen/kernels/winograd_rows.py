@@ -1,4 +1,4 @@
-"""Winograd's F(m, r) along rows alone, for sums over several rows, channels and phases of a stride.
+"""Winograd's F(m, r) along one axis, for sums over the other, channels and phases of a stride.
 
 A stride makes phases of it (see `winograd`), whose results are added. Here all of them use the same
 points, so that their products are added before the transform back, which is the same for all. A
@@ -85,6 +85,8 @@ class RowTransform:
                 scale = np.prod([point - q for q in others])
                 taps[row + j] = point ** np.arange(taps.shape[1]) / scale
                 inputs[row + j, : len(finite)] = polyfromroots(others)
+                if len(finite) % 2 == 0 and point < 0:  # as with the point 0: see `combine` on rows
+                    taps[row + j], inputs[row + j] = -taps[row + j], -inputs[row + j]
             if count == self.points:
                 taps[row + count - 1, -1] = 1.0
                 inputs[row + count - 1, :count] = polyfromroots(finite)
