@@ -40,10 +40,12 @@ _DECLARATIONS = (
     "declare void @cnnc_done(ptr)",
     "declare void @cnnc_wait(ptr, i64)",
     "declare i64 @llvm.readcyclecounter()",
+    "declare i64 @llvm.umax.i64(i64, i64)",
 )
 
 # `share` runs a step in chunks, on whichever threads take them; all are done afterwards. Then, if a
-# profile is asked for, thread 0 adds to the step's cycles those since the last note.
+# profile is asked for, thread 0 adds to the step's cycles those since the last note: none if the
+# counters of two processors that it ran on differ by more.
 _SHARE = """define internal void @share(ptr %step, i64 %number, i64 %chunks, i64 %round,
     i64 %image, i64 %member, i64 %several, i64 %tid, i64 %threads, ptr %context) #0 {{
 entry:
@@ -92,7 +94,8 @@ add:
   %before_at = getelementptr i64, ptr %profile, i64 {last}
   %sum = load i64, ptr %sum_at
   %before = load i64, ptr %before_at
-  %gone = sub i64 %now, %before
+  %later = call i64 @llvm.umax.i64(i64 %now, i64 %before)
+  %gone = sub i64 %later, %before
   %total = add i64 %sum, %gone
   store i64 %total, ptr %sum_at
   store i64 %now, ptr %before_at
