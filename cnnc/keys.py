@@ -17,7 +17,7 @@ from cnnc._version import __version__
 from cnnc.codegen.cores import usable_cores
 from cnnc.codegen.host import llvm_build, named_target, target_names
 from cnnc.codegen.processor import fingerprint
-from cnnc.frontends import FILES
+from cnnc.frontends import FRONTENDS
 from cnnc.runtime.artifact import VERSION
 from cnnc.sources import resolve
 
@@ -58,8 +58,8 @@ def key_of(
         OptionError: there is no such source or target.
     """
     path = resolve(source)
-    files, target = FILES.get(path.suffix), options.get("target", "native")
-    if files is None or not isinstance(target, str):
+    frontend, target = FRONTENDS.get(path.suffix), options.get("target", "native")
+    if frontend is None or not isinstance(target, str):
         return None
     try:
         parts = [
@@ -70,7 +70,7 @@ def key_of(
             _measured(options),
             {name: options[name] for name in RELEVANT if _is_given(name, options)},
             [str(source), str(path.resolve())],  # messages and reports name them
-            [(str(file), file_hash(file)) for file in sorted(files(path))],
+            [(str(file), file_hash(file)) for file in sorted(frontend.files(path))],
         ]
         text = json.dumps(parts, sort_keys=True, default=_digest)
     except (OSError, TypeError, ValueError):

@@ -31,6 +31,19 @@ class Request:
     values: Mapping[str, ArrayLike] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Frontend:
+    """How models of one kind are loaded.
+
+    Attributes:
+        load: gives the graph. It must heed the whole request, or raise `OptionError`.
+        files: all files that loading a model reads, so that it can be cached.
+    """
+
+    load: Callable[[Model, Request], Graph]
+    files: Callable[[Path], list[Path]]
+
+
 def _cnn(source: Model, request: Request) -> Graph:
     from cnnc.frontends.dsl.load import load_file
     from cnnc.frontends.sizes import put_sizes
@@ -40,6 +53,12 @@ def _cnn(source: Model, request: Request) -> Graph:
         raise OptionError("only inputs of ONNX models are given values when they are compiled")
     graph = load_file(source, parameters=request.parameters, model=request.model)
     return put_sizes(graph, request.sizes, request.shapes)
+
+
+def _cnn_files(source: Path) -> list[Path]:
+    from cnnc.frontends.scan import model_files
+
+    return model_files(source)
 
 
 def _onnx(source: Model, request: Request) -> Graph:
@@ -57,18 +76,11 @@ def _onnx_files(source: Path) -> list[Path]:
     return model_files(source)
 
 
-def _cnn_files(source: Path) -> list[Path]:
-    from cnnc.frontends.scan import model_files
-
-    return model_files(source)
-
-
-Frontend = Callable[["Model", Request], "Graph"]
-
-FRONTENDS: dict[str, Frontend] = {".cnn": _cnn, ".onnx": _onnx}
-
-# Suffix -> all files that loading a model reads. Models of other suffixes are never cached.
-FILES: dict[str, Callable[[Path], list[Path]]] = {".cnn": _cnn_files, ".onnx": _onnx_files}
+# Suffix of files -> what loads them.
+FRONTENDS: dict[str, Frontend] = {
+    ".cnn": Frontend(_cnn, _cnn_files),
+    ".onnx": Frontend(_onnx, _onnx_files),
+}
 
 
 def load(
@@ -101,4 +113,4 @@ def load(
         message = f"nothing reads `{source!s}`: its suffix is `{suffix}`"
         raise OptionError(Diagnostic(message, help=f"models are files ending in {known}"))
     request = Request(parameters or {}, model, sizes or {}, shapes or {}, values or {})
-    return frontend(source, request)
+    return frontend.load(source, request)

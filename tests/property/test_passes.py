@@ -22,6 +22,7 @@ from cnnc.ir.ops import (
     GatherElements,
     GatherND,
     Hardmax,
+    Interleave,
     MaxPoolPlaces,
     MaxRoiPool,
     MaxUnpool,
@@ -97,7 +98,7 @@ NOT_DRAWN: dict[str, tuple[type[Op], ...]] = {
     ),
     "takes whole numbers for each image": (GatherElements, GatherND, ScatterElements),
     "takes boxes of images": (MaxRoiPool, RoiAlign),
-    "belongs to planned graphs": (Reorder,),
+    "comes with planning": (Interleave, Reorder),
 }
 
 

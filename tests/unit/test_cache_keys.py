@@ -14,7 +14,7 @@ from cache_harness import MODEL, compiled, entries, is_cached
 from safetensors.numpy import load_file, save_file
 
 from cnnc import cache, keys
-from cnnc.frontends import FILES
+from cnnc.frontends import FRONTENDS
 from cnnc.options import Options
 from cnnc.sources import ZOO
 
@@ -109,8 +109,8 @@ def test_files_are_all_that_loading_reads(small: Path) -> None:
         read = set(opened_while_loading(path))
         inside = {file for file in read if Path(file).is_relative_to(path.parent.resolve())}
         assert path.resolve().as_posix() in inside
-        assert inside <= {file.as_posix() for file in FILES[".cnn"](path)}
-    assert len(FILES[".cnn"](small)) == 4
+        assert inside <= {file.as_posix() for file in FRONTENDS[".cnn"].files(path)}
+    assert len(FRONTENDS[".cnn"].files(small)) == 4
 
 
 def opened_while_loading(path: Path) -> list[str]:
@@ -141,7 +141,7 @@ print("\\n".join(names))
 def test_files_outside_the_folder_are_not_read(small: Path) -> None:
     (small.parent.parent / "secret.cnn").write_text("const a = 1\n")
     small.write_text('import "../secret.cnn"\n# "/etc/hosts" "a\0b" "parts"\n' + MODEL)
-    assert len(FILES[".cnn"](small)) == 4
+    assert len(FRONTENDS[".cnn"].files(small)) == 4
 
 
 def test_defaults_need_not_be_left_out(small: Path, folder: Path) -> None:
