@@ -5,6 +5,7 @@ from cnnc.codegen.kernels.conv_columns_plain import PlainColumnWinogradConv
 from cnnc.codegen.kernels.conv_direct import DirectConv
 from cnnc.codegen.kernels.conv_general import GeneralConv
 from cnnc.codegen.kernels.conv_grouped import GroupedConv
+from cnnc.codegen.kernels.conv_grouped_winograd import GroupedWinogradConv
 from cnnc.codegen.kernels.conv_nd import ConvNdKernel
 from cnnc.codegen.kernels.conv_paired import PairedConv
 from cnnc.codegen.kernels.conv_paired_rows import PairedRowsConv
@@ -38,6 +39,7 @@ KERNELS: dict[str, type[Kernel]] = {
         PairedRowsConv,
         Depthwise,
         GroupedConv,
+        GroupedWinogradConv,
         GeneralConv,
         ConvNdKernel,
         TransposedConv,
