@@ -7,14 +7,13 @@ the folder must belong to this user, and nobody else may be able to write to it.
 
 from __future__ import annotations
 
-import gc
 import os
 import re
 import stat
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
 from time import perf_counter
@@ -23,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from cnnc.ir.location import CnncError, Diagnostic
 from cnnc.runtime.artifact import SUFFIX, Artifact, read, save
 from cnnc.runtime.files import PART
-from cnnc.runtime.memory import give_back
+from cnnc.runtime.memory import give_back, uncollected
 
 if TYPE_CHECKING:
     from cnnc.frontends import Model
@@ -71,7 +70,7 @@ def _compile(
     progress: Callable[[str], None] | None,
     options: dict[str, Any],
 ) -> CompiledModel:
-    with _uncollected():
+    with uncollected():
         from cnnc import driver
 
         model = driver.compile(source, progress=progress, **options)
@@ -82,19 +81,6 @@ def _compile(
         model = _keep(place, model, options)
     give_back()
     return model
-
-
-@contextmanager
-def _uncollected() -> Iterator[None]:
-    """Leaves cycles of garbage alone: a compilation makes next to none, among millions of objects
-    that the search for them would go through again and again."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def find(source: str | Path, **options: Any) -> CompiledModel | None:

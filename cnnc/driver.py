@@ -42,6 +42,7 @@ from cnnc.report import KernelRow, Memory, PassRow, Report
 from cnnc.runtime import plain
 from cnnc.runtime.artifact import Artifact, Manifest, Tensor
 from cnnc.runtime.executable import Executable, Run
+from cnnc.runtime.memory import uncollected
 from cnnc.runtime.mixed import MixedExecutable
 from cnnc.sources import resolve, zoo_models
 from cnnc.taps import put_outputs
@@ -59,6 +60,7 @@ __all__ = [
     "optimise",
     "resolve",
     "resolve_target",
+    "workers",
     "zoo_models",
 ]
 
@@ -155,9 +157,10 @@ def build(
     clock = _Clock()
     if not isinstance(source, Graph):
         say("parsing")
+    resolved = pool.submit(resolve_target, options.target) if pool else None
     graph = load_graph(source, options)
     clock.lap("parse")
-    target = resolve_target(options.target)
+    target = resolved.result() if resolved else resolve_target(options.target)
     if pool:
         pool.submit(team_image, target)  # which remembers it
     passes = Pipeline.parse(options.passes, PASSES, PIPELINES).passes
@@ -231,16 +234,17 @@ def compile(
 ) -> CompiledModel:
     """Compiles a model for this machine; see `cnnc.compile`."""
     chosen = Options.of(**options)
-    with _workers() as pool:
+    with workers() as pool:
         return finish(build(source, chosen, progress, pool, lean=True), progress)
 
 
 @contextmanager
-def _workers() -> Iterator[Executor]:
+def workers() -> Iterator[Executor]:
     """Threads for LLVM, which works without Python's lock. What is left undone is given up."""
     pool = ThreadPoolExecutor(usable_cores())
     try:
-        yield pool
+        with uncollected():
+            yield pool
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -273,7 +277,7 @@ def _objects(built: Build) -> list[bytes]:
     if built.objects:
         return [future.result() for future in built.objects]
     texts = [piece.module(built.target) for piece in built.module.pieces]
-    with _workers() as pool:
+    with workers() as pool:
         return list(pool.map(compile_object, texts, repeat(built.target)))
 
 

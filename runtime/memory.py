@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,6 +28,19 @@ def give_back() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # in glibc
     if trim is not None:
         trim(ctypes.c_size_t(0))
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Leaves cycles of garbage alone: a compilation makes next to none, among millions of objects
+    that the search for them would go through again and again."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def packed(array: Array) -> Array:

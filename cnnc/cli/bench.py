@@ -58,14 +58,15 @@ def bench(
     """
     from cnnc.cli.graphs import load_bound
     from cnnc.cli.measure import TOLERANCE, measure, profile
-    from cnnc.driver import build, finish
+    from cnnc.driver import build, finish, workers
     from cnnc.options import Options
 
     options = Options.of(**settings)
     with progress(quiet) as say:
         say("parsing")
         graph, options = load_bound(model, options)
-        compiled = finish(build(graph, options, say), say)
+        with workers() as pool:
+            compiled = finish(build(graph, options, say, pool, lean=True), say)
         say("measuring")
         result = measure(graph, compiled, batch, repeats)
         rows = profile(graph, compiled, result) if layers else ()

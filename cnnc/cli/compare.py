@@ -79,7 +79,7 @@ def compare(
     """
     from cnnc.cli.arrays import read_inputs
     from cnnc.cli.graphs import input_types, load_bound
-    from cnnc.driver import build, finish
+    from cnnc.driver import build, finish, workers
     from cnnc.options import Options
     from cnnc.runtime.inputs import check_inputs, random_inputs
     from cnnc.runtime.reference import evaluate
@@ -98,7 +98,9 @@ def compare(
         else:
             say("ONNX Runtime")
             wanted = _onnxruntime(model, graph, given)
-        found = finish(build(graph, options, say), say).run(given)
+        with workers() as pool:
+            compiled = finish(build(graph, options, say, pool, lean=True), say)
+        found = compiled.run(given)
     rows = [_row(name, array, found[name], tolerance) for name, array in wanted.items()]
     ok = all(row["ok"] for row in rows)
     if as_json:

@@ -38,7 +38,7 @@ def compile(
       cnnc compile resnet50 --target x86-64-v3 --output resnet50.cnnca
     """
     from cnnc.cli.outputs import check_output
-    from cnnc.driver import assemble, build
+    from cnnc.driver import assemble, build, workers
     from cnnc.link import report_of
     from cnnc.options import Options
     from cnnc.runtime.artifact import save
@@ -46,7 +46,9 @@ def compile(
     if output is not None:
         check_output(output, model)
     with progress(quiet) as say:
-        artifact = assemble(build(model, Options.of(**settings), say), say)
+        with workers() as pool:
+            built = build(model, Options.of(**settings), say, pool, lean=True)
+            artifact = assemble(built, say)
         if output is not None:
             say("saving")
             save(output, artifact)
