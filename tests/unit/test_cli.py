@@ -433,7 +433,7 @@ def test_color_always_and_no_color(tiny: str) -> None:
 
 
 def test_interrupt_is_quiet(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(*_: object) -> None:
+    def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(driver, "build", interrupted)
