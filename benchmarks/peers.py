@@ -253,10 +253,11 @@ def chart(cells: Sequence[Cell]) -> str:
             f'fill="{color}"/>',
             f'<text x="{left + scale * ratio + 6:.0f}" y="{y + 15}">{ratio:.2f} ({other})</text>',
         ]
-    parts.append(
-        f'<line x1="{one}" y1="26" x2="{one}" y2="{height - 16}" stroke="#333" '
-        'stroke-dasharray="4 3"/></svg>'
-    )
+    parts += [
+        f'<line x1="{one}" y1="26" x2="{one}" y2="{height - 20}" stroke="#333" '
+        'stroke-dasharray="4 3"/>',
+        f'<text x="{one}" y="{height - 6}" text-anchor="middle">1</text></svg>',
+    ]
     return "\n".join(parts) + "\n"
 
 

@@ -363,7 +363,7 @@ def _check_planned(graph: Graph, options: Options) -> None:
             [
                 Diagnostic(
                     f"{node.op.name} `{node.title}` has no native kernel here",
-                    next(iter(node.locations), Location()),
+                    node.location,
                     help="compile without `strict` to run it in NumPy",
                 )
                 for node in slow

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from cnnc.ir.location import Diagnostic, OptionError
+from cnnc.ir.location import Diagnostic, OptionError, suggest
 
 
 class Options(BaseModel):
@@ -65,8 +64,6 @@ class Options(BaseModel):
 def _explain(problem: Any) -> Diagnostic:
     name = str(problem["loc"][0])
     if problem["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(name, Options.model_fields, n=1)
-        known = ", ".join(Options.model_fields)
-        help = f"did you mean `{near[0]}`?" if near else f"the options are {known}"
+        help = suggest(name, Options.model_fields)
         return Diagnostic(f"there is no option `{name}`", help=help)
     return Diagnostic(f"option `{name}`: {problem['msg']}, got {problem['input']!r}")

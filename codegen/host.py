@@ -23,7 +23,7 @@ from typing import Any
 from cnnc.codegen.cores import usable_cores
 from cnnc.codegen.image import Code, load_image
 from cnnc.codegen.processor import cache_bytes, has_features, nominal_ghz
-from cnnc.ir.location import CnncError, Diagnostic, OptionError
+from cnnc.ir.location import CnncError, Diagnostic, OptionError, suggest
 from cnnc.ir.target import Target
 
 
@@ -116,15 +116,8 @@ def named_target(name: str) -> Target:
     if name == "native":
         return native_target()
     if name not in _PRESETS:
-        from difflib import get_close_matches
-
-        near = get_close_matches(name, target_names(), n=1)
-        advice = f"did you mean `{near[0]}`? " if near else ""
-        raise OptionError(
-            Diagnostic(
-                f"unknown target `{name}`", help=f"{advice}known: {', '.join(target_names())}"
-            )
-        )
+        help = suggest(name, target_names())
+        raise OptionError(Diagnostic(f"unknown target `{name}`", help=help))
     arch, cpu, features = _PRESETS[name]
     _, _, system = _llvm().get_process_triple().partition("-")
     return _target(name, f"{arch}-{system}", cpu, features)

@@ -69,15 +69,9 @@ def trainable(graph: Graph) -> int:
     """
     found: set[str] = set()
     for node in graph.nodes:
-        own, extras = (
-            node.op.split(node.operands)
-            if isinstance(node.op, Fusable)
-            else (
-                node.operands,
-                (),
-            )
-        )
-        roles = zip(node.op.operands, own, strict=False)
+        op = node.op
+        own, extras = op.split(node.operands) if isinstance(op, Fusable) else (node.operands, ())
+        roles = zip(op.operands, own, strict=False)
         found.update(operand for role, operand in roles if role.rstrip("?*") in TRAINED)
         found.update(extras)
     return sum(graph.constants[name].size for name in found & graph.constants.keys())

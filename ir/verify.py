@@ -71,8 +71,7 @@ def check(graph: Graph, target: Target | None = None) -> None:
 
 
 def _problem(number: int, message: str, node: Node | None = None) -> Diagnostic:
-    at = node.locations[0] if node is not None and node.locations else Location()
-    return Diagnostic(message, at, code=f"V{number}")
+    return Diagnostic(message, node.location if node else Location(), code=f"V{number}")
 
 
 # -- all graphs ----------------------------------------------------------------------------------

@@ -44,13 +44,10 @@ def site_for(
 
     `constant` says for each operand whether it is a constant of the graph.
     """
-    types = tuple(TensorType(a.shape, DType.parse(_SHORT[str(a.dtype)])) for a in arrays)
+    types = tuple(TensorType(a.shape, DType(a.dtype.name)) for a in arrays)
     result = op.infer(*types)
     results = (result,) if isinstance(result, TensorType) else result
     return Site(op, types, results, tuple(constant), target or native_target())
-
-
-_SHORT = {str(d.numpy): str(d) for d in DType}
 
 
 def planned(kernel: Kernel, site: Site, halo: Halo = NO_HALO, spare: int = 0) -> Site:

@@ -68,10 +68,9 @@ def _not_native(graph: Graph, options: Options) -> list[Node]:
 
 
 def _describe(node: Node) -> Diagnostic:
-    from cnnc.ir.location import Diagnostic, Location
+    from cnnc.ir.location import Diagnostic
 
-    message = f"{node.op.name} `{node.title}` has no native kernel"
-    return Diagnostic(message, next(iter(node.locations), Location()))
+    return Diagnostic(f"{node.op.name} `{node.title}` has no native kernel", node.location)
 
 
 def _summary(graph: Graph, slow: list[Node]) -> dict[str, Any]:

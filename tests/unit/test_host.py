@@ -58,7 +58,7 @@ def test_unknown_target_is_told_the_near_one() -> None:
     with pytest.raises(OptionError, match="unknown target `x86-64-v5`") as error:
         named_target("x86-64-v5")
     assert "did you mean `x86-64-v4`?" in str(error.value)
-    with pytest.raises(OptionError, match="known: native, x86-64-v4"):
+    with pytest.raises(OptionError, match="known: aarch64, native, x86-64, "):
         named_target("vax")
 
 
