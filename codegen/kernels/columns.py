@@ -1,28 +1,32 @@
-"""What convolutions by Winograd's F(m, r) along the height share: the transformed input.
+"""What convolutions by Winograd's F(m, r) along the height share: all but the products.
 
 All columns of the input pass through the same transform, so that vectors lie along its rows as they
 are in plain NCHW, and nothing is shuffled or copied. Rows outside of the input are left out of
-their tile's sums; columns outside of it are zeros beside the transformed rows.
+their tile's sums; columns outside of it are zeros beside the transformed rows. The products of a
+row of tiles are summed up in registers, by point, and transformed back at once.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from cnnc.codegen.kernels.common import View, zero_run
+from cnnc.codegen.kernels.common import View, finish, views, zero_halo, zero_run
 from cnnc.codegen.kernels.strips import reads_few_channels
 from cnnc.codegen.kernels.winograd import combine
 from cnnc.codegen.kernels.winograd_rows import RowTransform, row_transform
 from cnnc.ir.kernel import Site
-from cnnc.ir.loops import Constant, Index, ProgramBuilder, Value
+from cnnc.ir.loops import Constant, Index, Program, ProgramBuilder, Value
 from cnnc.ir.op import Array
 from cnnc.ir.ops import Conv2d
 
 MOST_POINTS = 10  # beyond it errors grow, but not the gain
 REGISTERS = 32  # with less each sum of products takes two loads, which is no gain
-FREE_REGISTERS = 4  # beside the sums of a tile
+FREE_REGISTERS = 8  # beside the sums of a tile, for the transform back of one column of several
+START_CYCLES = 500.0  # of a call: code that is not in L1 at first
 TILE_CYCLES = 60.0  # to begin with a row of tiles
+BACK_CYCLES = 1.0  # for an instruction of the transform back, at one multiply-add a cycle
 
 
 def height_transforms(site: Site) -> Iterator[RowTransform]:
@@ -39,6 +43,22 @@ def height_transforms(site: Site) -> Iterator[RowTransform]:
         transform = row_transform(m, kh, stride)
         if transform.points <= MOST_POINTS and transform.n <= 0.8 * m * kh:
             yield transform
+
+
+def height_transform(site: Site, m: int) -> RowTransform:
+    """The transform down the height that gives m results."""
+    assert isinstance(site.op, Conv2d)
+    return row_transform(m, site.operands[1].dims[2], site.op.stride[0])
+
+
+def height_weights(transform: RowTransform, weight: Array) -> Array:
+    """The transformed weight [OC, IC, kw, product] of [OC, IC, kh, kw]."""
+    return transform.weights(weight.swapaxes(2, 3))
+
+
+def height_error(transform: RowTransform, weight: Array) -> float:
+    """The largest error on sample data, relative to the result's range."""
+    return transform.relative_error(weight.swapaxes(2, 3))
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,13 +91,24 @@ class Columns:
         return self.site.operands[1].dims[1] * self.transform.n * self.pitch
 
     @property
-    def cycles(self) -> float:
-        """Predicted cycles for a row of tiles."""
+    def back(self) -> float:
+        """Predicted cycles to transform the results of one vector back."""
+        work = self.transform.output_work + self.transform.points
+        return BACK_CYCLES * work / self.site.target.fma_per_cycle
+
+    def cycles(self, products: float) -> float:
+        """Predicted cycles of the whole layer without its epilogue, where those of a row of tiles
+        are known for all that follows the transform of its input."""
         transform, target = self.transform, self.site.target
-        _, channels, _, w = self.site.operands[0].dims
+        images, channels, _, w = self.site.operands[0].dims
         work = sum(count * (count / 2 + 1) for count in transform.phases) / target.fma_per_cycle
         vector = max(work, transform.span / target.load_per_cycle) + 1.5 * transform.n
-        return TILE_CYCLES + channels * (-(-w // target.lanes) * vector + transform.n)
+        inputs = channels * (-(-w // target.lanes) * vector + transform.n)
+        moved = self.site.operands[0].elements * 4 + self.site.result.elements * 4
+        # Prefetching hides half of the time that data takes from beyond L2.
+        beyond = 0.5 * moved / target.stream_bytes_per_cycle(target.l2_bytes + 1)
+        row = TILE_CYCLES + inputs + products
+        return START_CYCLES + images * self.tiles * row + beyond
 
     def at(self, channel: Index, product: int, column: Index) -> Index:
         """Where an element is; columns count from the first one that a window starts at."""
@@ -157,3 +188,51 @@ class Columns:
             return combine(p, matrix, rows)
         zero = Constant(self.site.target.lanes, 0.0)
         return [combine(p, row[None], rows)[0] if row.any() else zero for row in matrix]
+
+
+class ColumnWriter(ABC):
+    """Writes the loop nest; holds what its parts share."""
+
+    def __init__(self, name: str, source: Columns) -> None:
+        assert isinstance(source.site.op, Conv2d)
+        self.source, self.site, self.op = source, source.site, source.site.op
+        self.transform = source.transform
+        self.p = p = ProgramBuilder(name)
+        inputs, self.extras, self.y = views(p, self.site, "x", "weight", "bias")
+        self.x, self.weight = inputs[0], inputs[1]
+        self.bias = inputs[2] if len(inputs) > 2 else None
+        self.v = p.scratch("v", source.elements)
+
+    def write(self) -> Program:
+        """The program, whose rows of tiles are shared out."""
+        p, images, tiles = self.p, self.site.result.dims[0], self.source.tiles
+        with p.parallel("t", 0, images * tiles) as t:
+            image = p.let("n", t // tiles) if images > 1 else Index(0)
+            tile = p.let("tile", t % tiles) if images > 1 else t
+            self.source.write(p, self.x, self.v, image, tile)
+            top = p.let("oh", tile * self.transform.m)
+            for first, end, rows in self.source.heights():
+                with p.when(tile, first, end):
+                    self.multiply(image, top, rows)
+        zero_halo(p, self.y)
+        return p.finish()
+
+    @abstractmethod
+    def multiply(self, image: Index, top: Index, rows: int) -> None:
+        """The results of a row of tiles: `rows` of each tile, from row `top` on."""
+
+    def store(
+        self,
+        sums: Sequence[Value],
+        bias: Value | None,
+        place: tuple[Index, Index, Index, Index],
+        rows: int,
+        count: int = 0,
+    ) -> None:
+        """Stores what a tile's sums by point give: its first rows from `place` on."""
+        image, channel, top, column = place
+        for i, result in enumerate(combine(self.p, self.transform.output, sums)[:rows]):
+            at = image, channel, top + i, column
+            value = result if bias is None else result + bias
+            value = finish(self.p, self.site, value, self.extras, *at, count=count)
+            self.p.store(self.y.buffer, self.y.at(*at), value, count=count)

@@ -13,23 +13,22 @@ from typing import ClassVar
 
 import numpy as np
 
-from cnnc.codegen.kernels.columns import FREE_REGISTERS, Columns, height_transforms
-from cnnc.codegen.kernels.common import (
-    epilogue_cycles,
-    extras_fit,
-    finish,
-    pieces,
-    residuals,
-    views,
-    zero_halo,
+from cnnc.codegen.kernels.columns import (
+    FREE_REGISTERS,
+    Columns,
+    ColumnWriter,
+    height_error,
+    height_transform,
+    height_transforms,
+    height_weights,
 )
-from cnnc.codegen.kernels.conv_columns import BACK_CYCLES, START_CYCLES
-from cnnc.codegen.kernels.winograd import combine
-from cnnc.codegen.kernels.winograd_rows import RowTransform, row_transform
+from cnnc.codegen.kernels.common import epilogue_cycles, extras_fit, pieces, residuals
 from cnnc.ir.kernel import Kernel, Site
-from cnnc.ir.loops import Index, Program, ProgramBuilder, TileRef, fma
+from cnnc.ir.loops import Index, Program, TileRef, fma
 from cnnc.ir.op import Array
 from cnnc.ir.ops import Conv2d
+
+SPLIT = 1.6  # times as long as a vector in one line takes one that starts anywhere
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,30 +56,25 @@ class PlainColumnWinogradConv(Kernel):
         return residuals(site)
 
     def cycles(self, site: Site) -> float:
-        target, transform, source = site.target, _transform(site, self.tile), _columns(site, self)
-        images, out, _, ow = site.result.dims
+        target, source = site.target, _columns(site, self)
+        _, out, _, ow = site.result.dims
         _, channels, _, kw = site.operands[1].dims
-        back = BACK_CYCLES * (transform.output_work + transform.points) / target.fma_per_cycle
         groups = 0.0
         for _, held, times in pieces(out, self.channels):
-            # A vector that starts anywhere lies in two lines.
-            load = 2 / target.load_per_cycle + held / max(target.load_per_cycle, 2.0)
+            load = SPLIT / target.load_per_cycle + held / max(target.load_per_cycle, 2.0)
             step = max(held / target.fma_per_cycle, load)
-            groups += times * (channels * kw * (transform.n * step + 2) + held * back + 20.0)
-        work = source.tiles * (source.cycles + -(-ow // target.lanes) * groups)
-        moved = site.operands[0].elements * 4 + site.result.elements * 4
-        # Prefetching hides half of the time that data takes from beyond L2.
-        beyond = 0.5 * moved / target.stream_bytes_per_cycle(target.l2_bytes + 1)
-        return START_CYCLES + images * work + beyond + epilogue_cycles(site, 1)
+            sums = channels * kw * (source.transform.n * step + 2)
+            groups += times * (sums + held * source.back + 20.0)
+        return source.cycles(-(-ow // target.lanes) * groups) + epilogue_cycles(site, 1)
 
     def relative_error(self, site: Site, weight: Array) -> float:
-        return _transform(site, self.tile).relative_error(weight.swapaxes(2, 3))
+        return height_error(height_transform(site, self.tile), weight)
 
     def pack(self, site: Site, operand: int, array: Array) -> Array:
         """Weights: for each piece of output channels [channel][kw][product][output channel]."""
         if operand != 1:
             return array
-        panels = _transform(site, self.tile).weights(array.swapaxes(2, 3)).transpose(1, 2, 3, 0)
+        panels = height_weights(height_transform(site, self.tile), array).transpose(1, 2, 3, 0)
         parts = [
             panels[..., first : first + held].reshape(-1)
             for start, held, times in pieces(len(array), self.channels)
@@ -92,64 +86,36 @@ class PlainColumnWinogradConv(Kernel):
         return _Writer(self, site).write()
 
 
-def _transform(site: Site, m: int) -> RowTransform:
-    assert isinstance(site.op, Conv2d)
-    return row_transform(m, site.operands[1].dims[2], site.op.stride[0])
-
-
 def _columns(site: Site, kernel: PlainColumnWinogradConv) -> Columns:
     assert isinstance(site.op, Conv2d)
     lanes, (_, across) = site.target.lanes, site.op.extent(site.operands[1])
     width = -(-site.result.dims[3] // lanes) * lanes + across - 1
-    return Columns(site, _transform(site, kernel.tile), width)
+    return Columns(site, height_transform(site, kernel.tile), width)
 
 
-class _Writer:
-    """Writes the loop nest; holds what its parts share."""
+class _Writer(ColumnWriter):
+    """Sums up a few output channels of neighbouring columns."""
 
     def __init__(self, kernel: PlainColumnWinogradConv, site: Site) -> None:
-        assert isinstance(site.op, Conv2d)
-        self.kernel, self.site, self.op = kernel, site, site.op
-        self.p = p = ProgramBuilder(kernel.name)
-        inputs, self.extras, self.y = views(p, site, "x", "weight", "bias")
-        self.x, self.weight = inputs[0], inputs[1]
-        self.bias = inputs[2] if len(inputs) > 2 else None
-        self.source, self.transform = _columns(site, kernel), _transform(site, kernel.tile)
-        self.terms = site.operands[1].dims[1] * site.operands[1].dims[3] * self.transform.n
-        self.v = p.scratch("v", self.source.elements)
+        super().__init__(kernel.name, _columns(site, kernel))
+        self.channels = kernel.channels
 
-    def write(self) -> Program:
-        p, images, tiles = self.p, self.site.result.dims[0], self.source.tiles
-        with p.parallel("t", 0, images * tiles) as t:
-            image = p.let("n", t // tiles) if images > 1 else Index(0)
-            tile = p.let("tile", t % tiles) if images > 1 else t
-            self.source.write(p, self.x, self.v, image, tile)
-            for first, end, rows in self.source.heights():
-                with p.when(tile, first, end):
-                    self.row(image, tile, rows)
-        zero_halo(p, self.y)
-        return p.finish()
-
-    def row(self, image: Index, tile: Index, rows: int) -> None:
-        """The results of a row of tiles, `rows` of each tile."""
-        p, (_, out, _, ow) = self.p, self.site.result.dims
-        lanes = self.site.target.lanes
+    def multiply(self, image: Index, top: Index, rows: int) -> None:
+        p, lanes, (_, out, _, ow) = self.p, self.site.target.lanes, self.site.result.dims
         whole, rest = divmod(ow, lanes)
-        top = p.let("oh", tile * self.kernel.tile)
-        for start, held, times in pieces(out, self.kernel.channels):
+        for start, held, times in pieces(out, self.channels):
             with p.loop("g", 0, times) as g:
                 channel = p.let("oc", g * held + start)
-                place = image, channel, top
                 with p.loop("j", 0, whole) as j:
-                    self.multiply(place, j * lanes, (rows, held), lanes)
+                    self.vector((image, channel, top, j * lanes), rows, held, lanes)
                 if rest:
-                    self.multiply(place, Index(whole * lanes), (rows, held), rest)
+                    self.vector((image, channel, top, Index(whole * lanes)), rows, held, rest)
 
-    def multiply(
-        self, place: tuple[Index, Index, Index], column: Index, shape: tuple[int, int], count: int
+    def vector(
+        self, place: tuple[Index, Index, Index, Index], rows: int, held: int, count: int
     ) -> None:
-        """The results at one vector of columns: (rows of the tile, output channels)."""
-        p, (image, channel, top), (rows, held) = self.p, place, shape
+        """The results of one vector of columns, of which `count` are there, for a few channels."""
+        p, (image, channel, top, column) = self.p, place
         acc = p.tile("acc", (self.transform.points, held), self.site.target.lanes)
         self.accumulate(acc, channel, column)
         for o in range(held):
@@ -158,17 +124,13 @@ class _Writer:
                 at = self.bias.at(channel + o)
                 bias = p.bind("bias", p.load(self.bias.buffer, at, acc.lanes, stride=0))
             sums = [acc[i, o] for i in range(self.transform.points)]
-            for i, result in enumerate(combine(p, self.transform.output, sums)[:rows]):
-                at4 = image, channel + o, top + i, column
-                value = result if bias is None else result + bias
-                value = finish(p, self.site, value, self.extras, *at4, count=count)
-                p.store(self.y.buffer, self.y.at(*at4), value, count=count)
+            self.store(sums, bias, (image, channel + o, top, column), rows, count)
 
     def accumulate(self, acc: TileRef, channel: Index, column: Index) -> None:
         """The products of some output channels, summed by point."""
         p, held, n = self.p, acc.shape[1], self.transform.n
         _, channels, _, kw = self.site.operands[1].dims
-        packed = p.let("packed", channel * self.terms)
+        packed = p.let("packed", channel * (channels * kw * n))
         with p.loop("c", 0, channels) as c, p.loop("k", 0, kw) as k:
             source = p.let("source", self.source.at(c, 0, column + k * self.op.dilation[1]))
             weights = p.let("weights", packed + (c * kw + k) * (n * held))
