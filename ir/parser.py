@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 from lark import Token, Tree
@@ -21,7 +20,7 @@ from cnnc.ir.kernel import Kernel
 from cnnc.ir.location import CnncError, Location, ParseError, ShapeError, suggest
 from cnnc.ir.op import Array
 from cnnc.ir.ops import OPS
-from cnnc.ir.printer import arrays_path, read_element
+from cnnc.ir.printer import read_element
 from cnnc.ir.syntax import Source, Syntax
 from cnnc.ir.types import Dim, DType, Layout, Sym, TensorType
 
@@ -51,19 +50,6 @@ def parse_graph(
         ParseError: located; the text cannot be read, or does not describe a legal graph.
     """
     return _Reader(Source(text, filename), constants or {}, kernels or {}).graph()
-
-
-def load_graph(path: str | Path, kernels: Mapping[str, type[Kernel]] | None = None) -> Graph:
-    """The graph that `cnnc.ir.printer.save_graph` wrote. Raises `ParseError`."""
-    path = Path(path)
-    arrays: dict[str, Array] = {}
-    beside = arrays_path(path)
-    if beside.exists():
-        with np.load(beside, allow_pickle=False) as archive:
-            names = [Token("STRING", text) for text in archive["arr_0"].tolist()]
-            source = Source("", str(beside))
-            arrays = {source.string(n): archive[f"arr_{i}"] for i, n in enumerate(names, 1)}
-    return parse_graph(path.read_text(encoding="utf-8"), arrays, kernels, str(path))
 
 
 def parse_type(text: str) -> TensorType:
@@ -153,7 +139,7 @@ class _Reader:
         elif name in self.arrays:
             array = self.arrays[name]
         else:
-            help = "pass the arrays that go with the text; they are saved beside it"
+            help = "pass the arrays that go with the text"
             raise self.source.fail(f"no array is given for the constant `{name}`", tree, help)
         if (array.shape, array.dtype) != (type.shape, type.dtype.numpy):
             found = f"{array.dtype.name}[{','.join(map(str, array.shape))}]"
@@ -170,7 +156,7 @@ class _Reader:
             raise self.source.fail(f"these elements do not make a {type}: {error}", tree) from None
 
     def _node(self, tree: Tree[Token]) -> None:
-        """`%h = conv2d(%x, %w) {pad=[2,2,2,2]} kernel=direct : f32[N,6,28,28] loc(...)`."""
+        """`%h = conv2d(%x, %w) {pad=[2,2,2,2]} kernel=general_conv{...} : f32[N,6,28,28]`."""
         first, word = _tokens(tree)
         more = _find(tree, "more")
         if word not in OPS:

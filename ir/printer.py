@@ -7,16 +7,15 @@
     }
 
 Constants of up to 8 elements stand in the text, larger ones only by name: the text then needs the
-arrays beside it (`save_graph`). Attributes that hold their default are omitted. A planned graph
-also shows `kernel=direct{tile=[2,14]}`, layouts (`{c16 halo=1x1x1x1}`) and places: `@arena+1024`,
-or `@arena+1024*256` where each image of a group has 256 bytes of its own.
+arrays, too. Attributes that hold their default are omitted. A planned graph also shows
+`kernel=direct_conv{tile=[2,1,14]}`, layouts (`{c16 halo=1x1x1x1}`) and places: `@arena+1024`, or
+`@arena+1024*256` where each image of a group has 256 bytes of its own.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from pathlib import Path
 
 import numpy as np
 
@@ -49,29 +48,6 @@ def print_graph(graph: Graph) -> str:
         lines.append(f"  {_value(name)} = constant{shown} : {_typed(graph, name)}")
     lines += [f"  {_node(graph, node)}" for node in graph.nodes]
     return "\n".join(lines) + "\n}\n"
-
-
-def save_graph(graph: Graph, path: str | Path) -> None:
-    """Writes the text to `path` and the constants it only names to an `.npz` beside it.
-
-    `net.cnnc` has its arrays in `net.cnnc.npz`; there is none if the text holds every constant.
-    `cnnc.ir.parser.load_graph` reads both.
-    """
-    path = Path(path)
-    path.write_text(print_graph(graph), encoding="utf-8")
-    apart = {n: a for n, a in graph.constants.items() if inline_elements(a) is None}
-    arrays = arrays_path(path)
-    if apart:
-        # Names may hold characters that a zip member cannot, so they are an array of their own.
-        names = np.array([json.dumps(name) for name in apart])
-        np.savez(arrays, names, *apart.values())
-    else:
-        arrays.unlink(missing_ok=True)
-
-
-def arrays_path(path: Path) -> Path:
-    """Where the arrays lie that belong to the text at `path`."""
-    return path.with_name(path.name + ".npz")
 
 
 def inline_elements(array: Array) -> str | None:

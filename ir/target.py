@@ -37,11 +37,6 @@ class Target:
         """float32 elements in one vector register."""
         return self.vector_bytes // 4
 
-    @property
-    def flops_per_cycle(self) -> float:
-        """Peak float32 operations per cycle and core."""
-        return 2 * self.lanes * self.fma_per_cycle
-
     def stream_bytes_per_cycle(self, working_set_bytes: float) -> float:
         """Bandwidth for streaming over a working set of that size."""
         if working_set_bytes <= self.l2_bytes:

@@ -79,17 +79,13 @@ def run(
       cnnc run unet --size H=256 --size W=256 --input image=random --output mask.npz
     """
     from cnnc.cli.arrays import read_inputs, write_outputs
-    from cnnc.cli.outputs import check_output
-    from cnnc.ir.location import InputError
     from cnnc.runtime.inputs import check_inputs
 
     if taps:
         settings["taps"] = taps
     settings["cache"] = not no_cache
-    if output is not None and output.suffix != ".npz":
-        raise InputError(f"outputs are written as .npz, not to `{output}`")
     if output is not None:
-        check_output(output, *(part for spec in specs for part in (spec, spec.partition("=")[2])))
+        _check_output(output, specs)
     with progress(quiet) as say:
         compiled = _compiled(model, settings)
         if compiled is None:
@@ -107,6 +103,17 @@ def run(
     else:
         for name, row in rows.items():
             _show(name, row)
+
+
+def _check_output(output: Path, specs: Sequence[str]) -> None:
+    """Raises `CnncError` if outputs cannot go to this file; `specs` are what `--input` says."""
+    from cnnc.cli.outputs import check_output
+    from cnnc.ir.location import Diagnostic, InputError
+
+    if output.suffix != ".npz":
+        what = f"outputs are written as .npz, not to `{output}`"
+        raise InputError(Diagnostic(what, help=f"say --output {output.with_suffix('.npz')}"))
+    check_output(output, *(part for spec in specs for part in (spec, spec.partition("=")[2])))
 
 
 def _compiled(model: str, settings: Settings) -> CompiledModel | None:
