@@ -149,9 +149,32 @@ class _Emitter(ValueEmitter):
     def unrolled(self, loop: Loop) -> None:
         start, stop = self.whole(loop.start), self.whole(loop.stop)
         assert isinstance(start, int) and isinstance(stop, int), f"{loop.variable} is not unrolled"
-        for i in range(start, stop):
-            self.variables[loop.variable] = i
-            self.body(loop.body)
+        for first in range(start, stop, loop.abreast):
+            group = range(first, min(first + loop.abreast, stop))
+            if len(group) == 1:
+                self.variables[loop.variable] = first
+                self.body(loop.body)
+            else:
+                self.abreast(loop, group)
+
+    def abreast(self, loop: Loop, group: range) -> None:
+        """Some iterations of an unrolled loop, in turns."""
+        own: list[dict[Register, str]] = [{} for _ in group]  # what each has declared
+        for statement in loop.body:
+            for i, registers in zip(group, own, strict=True):
+                self.variables[loop.variable] = i
+                self.registers.update(registers)
+                self.body((statement,))
+                match statement:
+                    case Tile():
+                        places = [(statement.name, at) for at in _places(statement)]
+                    case Assign():
+                        places = [self.register(statement.tile, statement.at)]
+                    case Store():
+                        places = []
+                    case _:
+                        raise AssertionError(f"{type(statement).__name__} cannot take turns")
+                registers.update((place, self.registers[place]) for place in places)
 
     def bounds(self, loop: Loop) -> tuple[str, str, bool]:
         """(first, end, whether the loop surely runs) of this thread's share."""

@@ -179,7 +179,8 @@ def _read(part: Any, uses: list[tuple[_Use, Number]]) -> Hashable:
     if kind is tuple:
         return tuple([_read(item, uses) for item in part])
     if kind is Loop and part.kind is not Kind.SERIAL:  # bounds that shape the code
-        return kind, part.kind, part.variable, part.start, part.stop, _read(part.body, uses)
+        bounds = part.start, part.stop, part.abreast
+        return kind, part.kind, part.variable, *bounds, _read(part.body, uses)
     if kind not in _OPEN:
         return part  # type: ignore[no-any-return]
     inner = [_read(getattr(part, name), uses) for name in _OPEN[kind]]

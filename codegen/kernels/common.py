@@ -18,6 +18,9 @@ from cnnc.ir.types import Layout, TensorType
 
 Place = Index | int
 
+LONG = 8.0  # multiply-adds of an epilogue that is worth passing through abreast
+ABREAST, CHAIN = 4, 4  # how many values at most, and the registers that each takes
+
 
 def view_of(p: ProgramBuilder, name: str, type: TensorType) -> View:
     """Declares the program's next buffer, which holds a tensor of this type."""
@@ -154,6 +157,17 @@ def run_steps(p: ProgramBuilder, site: Site, value: Value, load: Callable[[int],
     return value
 
 
+def abreast(site: Site, values: int) -> int:
+    """How many of that many values in registers should pass through the epilogue abreast.
+
+    One after the other, their long chains of instructions fill what the processor looks ahead to.
+    Short ones are better off if results are stored as they come.
+    """
+    if epilogue_work(site) < LONG:
+        return 1
+    return max(min((site.target.registers - values) // CHAIN, ABREAST), 1)
+
+
 def epilogue_work(site: Site) -> float:
     """Multiply-adds that take as long as the epilogue on one vector."""
     return sum(WORK.get(type(step.op), 1.0) for step in steps_of(site))
@@ -210,7 +224,8 @@ def store_scaled(
     bias = None
     if bias_view is not None:
         bias = p.bind("bias", p.load(bias_view.buffer, block * lanes, lanes))
-    with p.unroll("r", acc.shape[1]) as r, p.unroll("q", acc.shape[2]) as q:
+    turns = abreast(site, acc.shape[1] * acc.shape[2])
+    with p.unroll("r", acc.shape[1]) as r, p.unroll("q", acc.shape[2], turns) as q:
         at = image, block, row + r, column + q
         value = acc[0, r, q] * scale if bias is None else fma(acc[0, r, q], scale, bias)
         p.store(y.buffer, y.at(*at), finish(p, site, p.bind("y", value), extras, *at))

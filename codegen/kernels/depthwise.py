@@ -18,6 +18,7 @@ import numpy as np
 from cnnc.codegen.kernels.blocked import BlockedConv, is_blockable
 from cnnc.codegen.kernels.common import (
     View,
+    abreast,
     epilogue_cycles,
     finish,
     pieces,
@@ -125,7 +126,7 @@ def _tile(
                 with p.unroll("q", width) as q:
                     v = q * op.stride[1] + j * op.dilation[1]
                     p.set(acc[q], fma(tap, p.load(x.buffer, line + v * x.pitch(3), lanes), acc[q]))
-    with p.unroll("q", width) as q:
+    with p.unroll("q", width, abreast(site, width)) as q:
         at = (image, block, row, column + q)
         p.store(y.buffer, y.at(*at), finish(p, site, acc[q], extras, *at))
 

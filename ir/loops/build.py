@@ -92,13 +92,14 @@ class ProgramBuilder:
 
     @contextmanager
     def _loop(
-        self, kind: Kind, name: str, start: Index | int, stop: Index | int
+        self, kind: Kind, name: str, start: Index | int, stop: Index | int, abreast: int = 1
     ) -> Iterator[Index]:
         variable = self._unique(name)
         self._bodies.append([])
         yield Index.atom(Var(variable))
         body = tuple(self._bodies.pop())
-        self._bodies[-1].append(Loop(kind, variable, Index.of(start), Index.of(stop), body))
+        loop = Loop(kind, variable, Index.of(start), Index.of(stop), body, abreast)
+        self._bodies[-1].append(loop)
 
     def parallel(self, name: str, start: Index | int, stop: Index | int):  # type: ignore[no-untyped-def]
         """A loop whose iterations are shared out among the threads; outermost only."""
@@ -109,9 +110,9 @@ class ProgramBuilder:
         """A serial loop."""
         return self._loop(Kind.SERIAL, name, start, stop)
 
-    def unroll(self, name: str, stop: int):  # type: ignore[no-untyped-def]
-        """A loop from 0 to `stop` that is repeated in the code."""
-        return self._loop(Kind.UNROLL, name, 0, stop)
+    def unroll(self, name: str, stop: int, abreast: int = 1):  # type: ignore[no-untyped-def]
+        """A loop from 0 to `stop` that is repeated in the code, some iterations `abreast`."""
+        return self._loop(Kind.UNROLL, name, 0, stop, abreast)
 
     @contextmanager
     def when(self, index: Index, low: Index | int, high: Index | int) -> Iterator[None]:

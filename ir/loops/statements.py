@@ -20,13 +20,18 @@ class Kind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Loop:
-    """`variable` from `start` (inclusive) to `stop` (exclusive)."""
+    """`variable` from `start` (inclusive) to `stop` (exclusive).
+
+    Of an unrolled loop some iterations may stand `abreast` in the code: they take turns, statement
+    by statement. They do not read what another one assigns.
+    """
 
     kind: Kind
     variable: str
     start: Index
     stop: Index
     body: tuple[Statement, ...]
+    abreast: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,7 +44,8 @@ def _print_body(body: Sequence[Statement], depth: int) -> Iterator[str]:
     for s in body:
         match s:
             case Loop():
-                yield f"{pad}{s.kind.value} {s.variable} in {s.start}..{s.stop}:"
+                turns = f", {s.abreast} abreast" if s.abreast > 1 else ""
+                yield f"{pad}{s.kind.value} {s.variable} in {s.start}..{s.stop}{turns}:"
                 yield from _print_body(s.body, depth + 1)
             case When():
                 yield f"{pad}when {s.low} <= {s.index} < {s.high}:"

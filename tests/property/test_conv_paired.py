@@ -16,13 +16,14 @@ from kernel_harness import assert_close, planned, run_interpreted, run_native, s
 import cnnc
 from cnnc.codegen.emit import emit_function
 from cnnc.codegen.host import assembly, named_target, native_target
+from cnnc.codegen.kernels.common import abreast
 from cnnc.codegen.kernels.conv_paired import PairedConv
 from cnnc.codegen.kernels.paired import SPAN, TRIPLE, PairedShape
 from cnnc.ir.graph import Builder
 from cnnc.ir.kernel import NO_HALO, Site
 from cnnc.ir.loops import print_program
-from cnnc.ir.op import Array, Step
-from cnnc.ir.ops import Add, Conv2d, Relu
+from cnnc.ir.op import Array, Elementwise, Step
+from cnnc.ir.ops import Add, Conv2d, Relu, Silu
 from cnnc.ir.target import Target
 from cnnc.ir.types import Sym, TensorType
 
@@ -256,6 +257,18 @@ def test_one_block_at_a_time_where_inputs_leave_the_nearest_cache() -> None:
     assert 4 * 14 * 1152 > target.l1_bytes and 4 * 49 * 1152 < target.l2_bytes // 2
     assert depth(1152, 192) == 1
     assert depth(192, 1152) > 1
+
+
+@pytest.mark.parametrize(("step", "turns"), [(Silu(), 4), (Relu(), 1)])
+def test_long_epilogues_of_neighbours_take_turns(step: Elementwise, turns: int) -> None:
+    target = replace(named_target("x86-64-v4"), spare_adds_per_cycle=1.0)
+    op = Conv2d(epilogue=(Step(step),))
+    arrays = [numbers(1, 1, 16, 3, 14), numbers(2, 16, 16, 1, 1)]
+    site = site_for(op, arrays, [False, True], target)
+    (kernel,) = PairedConv.candidates(site)
+    marked = re.findall(r"unroll q\d* in 0..14, (\d) abreast", str(kernel.program(site)))
+    assert marked == ([str(turns)] * 2 if turns > 1 else [])  # in pairs, and as usual
+    assert [abreast(site, values) for values in (8, 20, 28, 40)] == [turns, max(turns - 1, 1), 1, 1]
 
 
 def test_inputs_are_judged_anew_for_each_image_on_any_number_of_threads() -> None:

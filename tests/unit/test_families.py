@@ -21,6 +21,15 @@ from cnnc.options import Options
 Settings = tuple[int, int, float]
 
 
+def doubled(abreast: int) -> Program:
+    """Two vectors, the second of which may take turns with the first one."""
+    p = ProgramBuilder("doubled")
+    x, y = p.buffer("x"), p.buffer("y")
+    with p.unroll("u", 2, abreast) as u:
+        p.store(y, u * 2, p.load(x, u * 2, 2) * 2.0)
+    return p.finish()
+
+
 def sums(rows: int, columns: int, scale: float, unrolled: int = 2) -> Program:
     """Sums over the rows of a table, the last row less often, in `unrolled` lanes."""
     p = ProgramBuilder("sums")
@@ -78,6 +87,8 @@ def test_equal_programs_need_no_arguments() -> None:
 
 def test_what_shapes_the_code_is_not_shared() -> None:
     programs = [sums(4, 6, 1.0, unrolled=2), sums(4, 6, 1.0, unrolled=1)]
+    assert [family.program for family in families(programs)] == programs
+    programs = [doubled(abreast=1), doubled(abreast=2)]
     assert [family.program for family in families(programs)] == programs
 
 

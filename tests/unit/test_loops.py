@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from kernel_harness import Floats, run_program
 
+from cnnc.codegen.emit import emit_function
 from cnnc.codegen.host import named_target
 from cnnc.codegen.interpret import interpret
 from cnnc.ir.loops import (
@@ -257,6 +258,33 @@ def test_registers_are_carried_through_nested_loops() -> None:
             sums += 2 * total
         sums[1] -= total
     np.testing.assert_array_equal(both(p.finish(), values, 8), sums.reshape(-1))
+
+
+def test_iterations_abreast_take_turns() -> None:
+    p, x, y = builder()
+    kept = p.tile("kept", (7,), 4)
+    with p.unroll("u", 7, abreast=3) as u:
+        one = p.bind("one", p.load(x, u * 4, 4) * 2.0)
+        p.set(kept[u], one + 1.0)
+        p.store(y, u * 4, fma(one, one, kept[u]))
+    with p.unroll("v", 7) as v:
+        p.store(y, v * 4 + 28, kept[v])
+    program = p.finish()
+    assert "unroll u in 0..7, 3 abreast:" in str(program)
+    twice = numbers(28) * 2
+    found = both(program, numbers(28), 56)
+    np.testing.assert_array_equal(found, [*(twice * twice + twice + 1), *(twice + 1)])
+    words = (line.split() for line in emit_function(program, "kernel")[0].splitlines())
+    order = [w[0] if w[0] == "store" else w[2] for w in words if {"fmul", "store"} & {*w[:3]}]
+    assert order[:14] == (["fmul"] * 3 + ["store"] * 3) * 2 + ["fmul", "store"]
+
+
+def test_iterations_with_loops_cannot_take_turns() -> None:
+    p, _, y = builder()
+    with p.unroll("u", 2, abreast=2) as u, p.loop("i", 0, 2) as i:
+        p.store(y, u * 2 + i, Constant(1, 1.0))
+    with pytest.raises(AssertionError, match="Loop cannot take turns"):
+        emit_function(p.finish(), "kernel")
 
 
 def test_loops_that_do_not_run_leave_registers_alone() -> None:
