@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Mapping
 from functools import cache
 from hashlib import blake2b
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,9 @@ import numpy as np
 
 from cnnc._version import __version__
 from cnnc.codegen.cores import usable_cores
-from cnnc.codegen.host import llvm_build, named_target, target_names
 from cnnc.codegen.processor import fingerprint
 from cnnc.frontends import FRONTENDS
+from cnnc.ir.location import CnncError, Diagnostic
 from cnnc.runtime.artifact import VERSION
 from cnnc.sources import resolve
 
@@ -81,8 +82,11 @@ def key_of(
 
 def _target_words(name: str) -> list[str]:
     """What stands for a target in a key. Raises `OptionError` if there is none of that name."""
-    if name not in target_names() or not fingerprint():
-        return [name, repr(named_target(name))]
+    if name != "native" or not fingerprint():
+        from cnnc.codegen.host import named_target, target_names
+
+        if name not in target_names() or not fingerprint():
+            return [name, repr(named_target(name))]
     return [name, fingerprint(), str(usable_cores())]
 
 
@@ -98,6 +102,7 @@ def _measured(options: Mapping[str, Any]) -> object:
     """What the tuner knows, where that has a say."""
     if not options.get("tune"):
         return None
+    from cnnc.codegen.host import named_target
     from cnnc.record import read_record
 
     return read_record(named_target("native"))
@@ -124,3 +129,19 @@ def code_hash() -> str:
                 data = _content(os.path.join(folder, name))
                 digest.update(f"{name} {len(data)} ".encode() + data)
     return digest.hexdigest()
+
+
+@cache
+def llvm_build() -> str:
+    """What tells one build of LLVM from another, found without loading it.
+
+    Raises:
+        CnncError: llvmlite is not installed.
+    """
+    spec = find_spec("llvmlite")
+    if spec is None or not spec.submodule_search_locations:
+        raise CnncError(Diagnostic("llvmlite is not installed", help="pip install llvmlite"))
+    folder = Path(spec.submodule_search_locations[0])
+    libraries = [(f.name, f.stat()) for f in sorted(folder.glob("binding/*llvmlite.*"))]
+    stamps = [(name, status.st_size, status.st_mtime_ns) for name, status in libraries]
+    return repr(((folder / "_version.py").read_text(encoding="utf-8"), stamps))

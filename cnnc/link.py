@@ -4,23 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cnnc.codegen.cores import usable_cores
-from cnnc.codegen.host import can_run, native_target
 from cnnc.codegen.image import Image, load_image
 from cnnc.codegen.processor import fingerprint
 from cnnc.codegen.team import provide_team, team, team_symbols
 from cnnc.ir.location import Diagnostic, OptionError
-from cnnc.ir.target import Target
 from cnnc.model import CompiledModel
-from cnnc.report import Memory, Report
 from cnnc.runtime import artifact as files
 from cnnc.runtime import plain
 from cnnc.runtime.artifact import Artifact, Machine, Manifest
 from cnnc.runtime.executable import Executable, Run
+
+if TYPE_CHECKING:
+    from cnnc.ir.target import Target
+    from cnnc.report import Report
 
 Make = Callable[[Manifest, Any, list[int], int, Run], Executable]
 """Makes what runs the code of a manifest: `make(manifest, weights, addresses, threads, run)`."""
@@ -60,12 +62,18 @@ def link(
     count = usable_cores() if threads is None else threads
     used = min(count, manifest.parts)
     executable = make(manifest, artifact.weights, steps, used, team(used).run)
-    scratch = manifest.scratch_bytes * used
-    memory = Memory(artifact.weights.nbytes, manifest.arena_bytes, scratch)
-    report = replace(report_of(artifact), threads=count, memory=memory)
-    if start is not None:
-        report = replace(report, cached=True, seconds={"load": perf_counter() - start})
-    return CompiledModel(artifact, executable, report, code)
+    seconds = None if start is None else perf_counter() - start
+    report = partial(_report, artifact, count, manifest.scratch_bytes * used, seconds)
+    return CompiledModel(artifact, executable, count, report, code)
+
+
+def _report(artifact: Artifact, threads: int, scratch: int, seconds: float | None) -> Report:
+    """The report of a model that is linked; `seconds` is what loading took, if it was loaded."""
+    from cnnc.report import Memory  # most programs never ask
+
+    memory = Memory(artifact.weights.nbytes, artifact.manifest.arena_bytes, scratch)
+    report = replace(report_of(artifact), threads=threads, memory=memory)
+    return report if seconds is None else replace(report, cached=True, seconds={"load": seconds})
 
 
 def check_threads(threads: object) -> None:
@@ -78,11 +86,15 @@ def check_threads(threads: object) -> None:
 
 def report_of(artifact: Artifact) -> Report:
     """What was told of the compilation. Raises `CnncError` if it cannot be read."""
+    from cnnc.report import Report
+
     return plain.read(Report, artifact.manifest.report, "report")
 
 
 def machine_of(target: Target) -> Machine:
     """What a manifest says of the target."""
+    from cnnc.codegen.host import can_run
+
     made_here = fingerprint() if can_run(target) else ""
     return Machine(target.name, target.triple, target.cpu, target.features, made_here)
 
@@ -91,6 +103,9 @@ def _check_machine(manifest: Manifest) -> None:
     made = manifest.machine
     if made.fingerprint and made.fingerprint == fingerprint():
         return
+    from cnnc.codegen.host import can_run, native_target  # what is made here needs no check
+    from cnnc.ir.target import Target
+
     target = Target(name=made.name, triple=made.triple, cpu=made.cpu, features=made.features)
     if not can_run(target):
         host = native_target()

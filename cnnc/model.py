@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cnnc.ir.location import Diagnostic, InputError, OptionError
-from cnnc.report import Memory, Report
 from cnnc.runtime.artifact import Artifact, Tensor, save
 from cnnc.runtime.executable import Executable
 
 if TYPE_CHECKING:
     from cnnc.ir.op import Array
+    from cnnc.report import Memory, Report
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +38,18 @@ class CompiledModel:
     """
 
     def __init__(
-        self, artifact: Artifact, executable: Executable, report: Report, code: object
+        self,
+        artifact: Artifact,
+        executable: Executable,
+        threads: int,
+        report: Callable[[], Report],
+        code: object,
     ) -> None:
         self.artifact = artifact
+        self._threads = threads
         self._executable = executable
-        self._report = report
+        self._make_report = report
+        self._report: Report | None = None
         self._code = code  # keeps the native code loaded
         self.inputs = tuple(_info(tensor) for tensor in artifact.manifest.inputs)
         self.outputs = tuple(_info(tensor) for tensor in artifact.manifest.outputs)
@@ -161,15 +168,17 @@ class CompiledModel:
     @property
     def memory(self) -> Memory:
         """What the model takes: weights, arena, scratch; `memory.peak` in bytes."""
-        return self._report.memory
+        return self.report().memory
 
     @property
     def threads(self) -> int:
         """How many threads a call may use; what is too small to share out runs on one."""
-        return self._report.threads
+        return self._threads
 
     def report(self) -> Report:
         """What the compiler did: passes, kernels, memory, time. `print` it, or take `.json()`."""
+        if self._report is None:
+            self._report = self._make_report()
         return self._report
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -181,8 +190,8 @@ class CompiledModel:
         inputs = ", ".join(map(str, self.inputs))
         outputs = ", ".join(map(str, self.outputs))
         return (
-            f"<cnnc model {self._report.model}({inputs}) -> ({outputs}); "
-            f"{len(self._report.kernels)} kernels, {self.threads} threads, {self.memory}>"
+            f"<cnnc model {self.artifact.manifest.model}({inputs}) -> ({outputs}); "
+            f"{len(self.artifact.manifest.nodes)} kernels, {self.threads} threads, {self.memory}>"
         )
 
 

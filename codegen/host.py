@@ -15,7 +15,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 from time import thread_time
 from typing import Any
@@ -23,7 +22,7 @@ from typing import Any
 from cnnc.codegen.cores import usable_cores
 from cnnc.codegen.image import Code, load_image
 from cnnc.codegen.processor import cache_bytes, has_features, nominal_ghz
-from cnnc.ir.location import CnncError, Diagnostic, OptionError, suggest
+from cnnc.ir.location import Diagnostic, OptionError, suggest
 from cnnc.ir.target import Target
 
 
@@ -221,22 +220,6 @@ def _unlock(llvm: Any) -> None:
     """
     table, name = getattr(llvm.ffi.lib, "_fntab", {}), "LLVMPY_TargetMachineEmitToMemory"
     table[name] = getattr(getattr(llvm.ffi.lib, name), "_cfn", None) or getattr(llvm.ffi.lib, name)
-
-
-@cache
-def llvm_build() -> str:
-    """What tells one build of LLVM from another, found without loading it.
-
-    Raises:
-        CnncError: llvmlite is not installed.
-    """
-    spec = find_spec("llvmlite")
-    if spec is None or not spec.submodule_search_locations:
-        raise CnncError(Diagnostic("llvmlite is not installed", help="pip install llvmlite"))
-    folder = Path(spec.submodule_search_locations[0])
-    libraries = [(f.name, f.stat()) for f in sorted(folder.glob("binding/*llvmlite.*"))]
-    stamps = [(name, status.st_size, status.st_mtime_ns) for name, status in libraries]
-    return repr(((folder / "_version.py").read_text(encoding="utf-8"), stamps))
 
 
 def machine(target: Target) -> Any:

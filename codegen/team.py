@@ -17,13 +17,15 @@ import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from typing import TYPE_CHECKING
 
 from cnnc.codegen.cores import usable_cores
-from cnnc.codegen.host import compile_object, native_target
 from cnnc.codegen.image import Code, Image, load_image
 from cnnc.codegen.team_text import team_text
 from cnnc.ir.location import CnncError, Diagnostic, OptionError
-from cnnc.ir.target import Target
+
+if TYPE_CHECKING:
+    from cnnc.ir.target import Target
 
 _SPIN_NS = 50_000  # how long a worker looks for the next run before it sleeps
 _CROWDED_SPIN_NS = 2_000  # the same where threads outnumber processors and spinning delays others
@@ -42,6 +44,8 @@ class _Native:
 
 def _native() -> _Native:
     if not _LOADED:
+        from cnnc.codegen.host import native_target
+
         provide_team(_compiled(native_target()))
     return _LOADED[0]
 
@@ -49,6 +53,8 @@ def _native() -> _Native:
 @cache
 def team_image(target: Target) -> bytes:
     """The team's linked code for the target: what `provide_team` takes in another process."""
+    from cnnc.codegen.host import native_target
+
     same = (target.triple, target.cpu, target.features)
     host = native_target()
     if same == (host.triple, host.cpu, host.features):
@@ -57,7 +63,9 @@ def team_image(target: Target) -> bytes:
 
 
 def _compiled(target: Target) -> bytes:
-    from cnnc.codegen.elf import link_objects  # running what is compiled needs no linker
+    # Running what is compiled needs neither.
+    from cnnc.codegen.elf import link_objects
+    from cnnc.codegen.host import compile_object
 
     code = compile_object(team_text(target.triple), target, optimise=True)
     return link_objects([code]).to_bytes()

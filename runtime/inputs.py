@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
@@ -107,7 +106,9 @@ def _problems(types: Mapping[str, TensorType], inputs: Mapping[str, Array]) -> l
 
 
 def _advice(name: str, types: Mapping[str, TensorType]) -> str:
-    near = difflib.get_close_matches(str(name), types, n=1)  # a caller may take anything for a name
+    from difflib import get_close_matches
+
+    near = get_close_matches(str(name), types, n=1)  # a caller may take anything for a name
     if near:
         return f"did you mean `{near[0]}`?"
     return f"the model takes {', '.join(f'`{n}`' for n in types) or 'no inputs'}"
