@@ -14,6 +14,7 @@ from cnnc.passes.recognise_activations import RecogniseActivations
 from cnnc.passes.recognise_norms import RecogniseNorms
 from cnnc.passes.remove_dead import RemoveDead
 from cnnc.passes.remove_identities import RemoveIdentities
+from cnnc.passes.shuffle_channels import ShuffleChannels
 from cnnc.passes.simplify_moves import SimplifyMoves
 from cnnc.passes.split_transposed import SplitTransposed
 
@@ -23,6 +24,7 @@ PASSES: dict[str, type[Pass]] = {
         RemoveDead,
         FoldConstants,
         SimplifyMoves,
+        ShuffleChannels,
         RemoveIdentities,
         RecogniseActivations,
         RecogniseNorms,
@@ -41,7 +43,7 @@ PASSES: dict[str, type[Pass]] = {
 # A pipeline may name other pipelines. Batch norm comes before padding: what stands between a pad
 # and its convolution may go away.
 PIPELINES: dict[str, str] = {
-    "portable": "remove-dead,fold-constants,simplify-moves,remove-identities,"
+    "portable": "remove-dead,fold-constants,simplify-moves,shuffle-channels,remove-identities,"
     "recognise-activations,recognise-norms,fold-batch-norm,fold-pad,postpone-upsampling,"
     "fuse-epilogue,fuse-elementwise",
     "planned": "split-transposed,choose-kernels,group-images,plan-memory",

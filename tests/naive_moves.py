@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnnc.ir.op import Op
-from cnnc.ir.ops import Border, Expand, Slice, Tile, Transpose, Trilu
+from cnnc.ir.ops import Border, Expand, PickChannels, Slice, Tile, Transpose, Trilu
 
 Doubles = NDArray[np.float64]
 
@@ -27,6 +27,12 @@ def _slice(op: Op, x: Doubles) -> Doubles:
     for axis, start, stop, step in zip(op.axes, op.starts, op.stops, op.steps, strict=True):
         along[axis] = slice(start, stop, step)
     return x[tuple(along)]
+
+
+def _pick_channels(op: Op, *xs: Doubles) -> Doubles:
+    assert isinstance(op, PickChannels)
+    channels = [x[:, i] for x in xs for i in range(x.shape[1])]
+    return np.stack([channels[i] for i in op.channels], axis=1)
 
 
 def _expand(op: Op, x: Doubles) -> Doubles:
@@ -89,5 +95,6 @@ NAIVE_MOVES: Mapping[str, Callable[..., Doubles]] = {
     "expand": _expand,
     "tile": _tile,
     "border": _border,
+    "pick_channels": _pick_channels,
     "trilu": _trilu,
 }

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from hypothesis import strategies as st
 
 from cnnc.ir.op import Op
-from cnnc.ir.ops import Border, Expand, Filling, Slice, Tile, Transpose, Trilu
+from cnnc.ir.ops import Border, Expand, Filling, PickChannels, Slice, Tile, Transpose, Trilu
 
 if TYPE_CHECKING:
     from op_cases import Case, _Draw
@@ -43,6 +43,17 @@ def _slice(d: _Draw) -> Case:
     starts, stops = zip(*bounds, strict=True) if bounds else ((), ())
     op = Slice(axes=tuple(axes), starts=starts, stops=stops, steps=tuple(steps))
     return op, (d.normal(*shape),)
+
+
+def _pick_channels(d: _Draw) -> Case:
+    n, _, *sizes = d.any_shape((4, 4, 2, 3))
+    counts = [d.integer(1, d.limits.side) for _ in range(d.integer(1, 3))]
+    total = sum(counts)
+    order = d.draw(st.permutations(range(total)))
+    channels = (
+        tuple(order[: d.integer(1, total)]) if d.yes() else tuple(c % total for c in range(3, 40))
+    )
+    return PickChannels(channels=channels), tuple(d.normal(n, c, *sizes) for c in counts)
 
 
 def _expand(d: _Draw) -> Case:
@@ -90,5 +101,6 @@ MOVE_FAMILIES: Mapping[type[Op], Callable[[_Draw], Any]] = {
     Expand: _expand,
     Tile: _tile,
     Border: _border_around,
+    PickChannels: _pick_channels,
     Trilu: _trilu,
 }

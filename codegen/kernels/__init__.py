@@ -18,6 +18,7 @@ from cnnc.codegen.kernels.global_pool import GlobalPool
 from cnnc.codegen.kernels.matmul import MatMulKernel
 from cnnc.codegen.kernels.move import Alias, ConcatKernel, InterleaveKernel, ReorderKernel
 from cnnc.codegen.kernels.normalize import NormalizeKernel
+from cnnc.codegen.kernels.pick_channels import PickChannelsKernel
 from cnnc.codegen.kernels.pointwise import PointwiseKernel
 from cnnc.codegen.kernels.pool import PoolKernel
 from cnnc.codegen.kernels.rearrange import Rearrange
@@ -56,6 +57,7 @@ KERNELS: dict[str, type[Kernel]] = {
         ResizeKernel,
         ConcatKernel,
         InterleaveKernel,
+        PickChannelsKernel,
         Rearrange,
         ReorderKernel,
         Alias,

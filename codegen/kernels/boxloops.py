@@ -162,7 +162,7 @@ class _Mover:
             for i in range(0, extent, lanes)
         ]
         for k in range(across.size):
-            value = _gathered(p, vectors, [min(i * by + k, extent - 1) for i in range(lanes)])
+            value = gathered(p, vectors, [min(i * by + k, extent - 1) for i in range(lanes)])
             p.store(self.y, write + k * across.write, value, count=count)
 
     def together(self, read: Index, write: Index, across: Dim, along: Dim, count: int) -> None:
@@ -174,7 +174,7 @@ class _Mover:
         ]
         for start in range(0, count * by, lanes):
             flat = range(start, start + lanes)
-            value = _gathered(p, vectors, [f % by * lanes + f // by for f in flat])
+            value = gathered(p, vectors, [f % by * lanes + f // by for f in flat])
             p.store(self.y, write + start, value, count=min(count * by - start, lanes))
 
     # -- loops -------------------------------------------------------------------------------
@@ -241,7 +241,7 @@ def _transposed(p: ProgramBuilder, rows: Sequence[Value], size: int) -> list[Val
     return rows
 
 
-def _gathered(p: ProgramBuilder, vectors: Sequence[Value], picks: Sequence[int]) -> Value:
+def gathered(p: ProgramBuilder, vectors: Sequence[Value], picks: Sequence[int]) -> Value:
     """The lanes that `picks` names, counted through all the vectors."""
     lanes = vectors[0].lanes
     sources = sorted({pick // lanes for pick in picks if pick < lanes * len(vectors)})

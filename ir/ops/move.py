@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnnc.ir.op import Array, Op, broadcast
-from cnnc.ir.types import Dim, Sym, TensorType
+from cnnc.ir.ops.shape import Concat
+from cnnc.ir.types import Dim, Sym, TensorType, known
 
 _FAR = (1 << 31) - 1  # a bound of a slice at or beyond it is the axis's own end
 
@@ -169,6 +170,35 @@ class Tile(Op):
 
     def mixes_batch(self, operands: Sequence[TensorType]) -> bool:
         return self.repeats[:1] != (1,)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PickChannels(Op):
+    """Channels of some maps, in any order, each as often as it is named.
+
+    Operands:
+        xs: tensors that agree in every dimension but the channels, axis 1.
+    Attributes:
+        channels: those of the result, counted through the channels of all operands.
+    Raises:
+        ShapeError: operands that do not fit, or a channel that none of them has.
+    """
+
+    name: ClassVar[str] = "pick_channels"
+    operands: ClassVar[tuple[str, ...]] = ("x", "xs*")
+    channels: tuple[int, ...]
+
+    def infer(self, *types: TensorType) -> TensorType:
+        joined = Concat(axis=1).infer(*types)
+        total = known(joined.shape[1])
+        if total is None:
+            raise self.fail(f"the channels must have a number, got {joined}")
+        if not all(0 <= channel < total for channel in self.channels):
+            raise self.fail(f"channels must be among the {total} of the operands")
+        return TensorType((joined.shape[0], len(self.channels), *joined.shape[2:]), joined.dtype)
+
+    def evaluate(self, *arrays: Array) -> Array:
+        return np.concatenate(arrays, axis=1).take(self.channels, axis=1)
 
 
 class Filling(Enum):

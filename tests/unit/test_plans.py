@@ -37,7 +37,7 @@ REORDERS = {
     "resnet34": 1,
     "resnet50": 1,
     "resnext50_32x4d": 1,
-    "shufflenet_v2": 23,
+    "shufflenet_v2": 1,
     "squeezenet1_1": 0,
     "teaching": 1,
     "unet": 2,
