@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kernel_checks import numbers
 from kernel_harness import (
     assert_close,
     compile_program,
@@ -29,10 +30,6 @@ from cnnc.ir.target import Target
 
 Draw = Callable[[st.SearchStrategy[Any]], Any]
 LANES = native_target().lanes
-
-
-def numbers(seed: int, *shape: int) -> Array:
-    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
 def layer(op: Conv2d, *arrays: Array) -> Site:

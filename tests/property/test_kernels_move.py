@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from kernel_checks import check, check_slowly, halos, numbers, with_specials
 from kernel_harness import (
     compile_program,
     planned,
@@ -17,21 +18,22 @@ from kernel_harness import (
     run_native,
     site_for,
 )
-from op_cases import TINY, WIDE, Case, cases
+from op_cases import TINY, WIDE, Case, Limits, cases
 
 import cnnc
 from cnnc.codegen.host import can_run, native_target
 from cnnc.codegen.kernels.boxes import boxes
 from cnnc.codegen.kernels.boxloops import shape_of
 from cnnc.codegen.kernels.common import View
-from cnnc.codegen.kernels.move import ReorderKernel
+from cnnc.codegen.kernels.move import Alias, ConcatKernel, ReorderKernel
 from cnnc.codegen.kernels.rearrange import Rearrange
 from cnnc.ir.graph import Builder
-from cnnc.ir.kernel import NO_HALO, Halo, Site
+from cnnc.ir.kernel import NO_HALO, Halo, Kernel, Site
 from cnnc.ir.op import Array, Op
 from cnnc.ir.ops import (
     Border,
     Concat,
+    Dropout,
     Expand,
     Filling,
     Flatten,
@@ -48,15 +50,13 @@ from cnnc.ir.types import DType, Layout, TensorType
 LANES = native_target().lanes
 NAMES = ("transpose", "slice", "expand", "tile", "border", "pad")
 HALOS: tuple[Halo, ...] = (NO_HALO, (1, 0, 2, 1))
+SMALL = Limits(channels=70, side=14, kernel=5, batches=(1, 2, 3), work=200_000)
+few = settings(max_examples=25, deadline=None)
 quick = settings(
     max_examples=6,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
-
-
-def numbers(*shape: int) -> Array:
-    return np.random.default_rng(sum(shape)).standard_normal(shape, dtype=np.float32)
 
 
 def far(rank: int, axis: int, step: int = 1, start: int = 0) -> Slice:
@@ -90,7 +90,7 @@ def site_of(op: Op, array: Array, target: Target | None = None) -> Site:
     return site_for(op, [array], [False], target)
 
 
-def check(kernel: Rearrange, site: Site, array: Array, halo: Halo) -> None:
+def check_bits(kernel: Rearrange, site: Site, array: Array, halo: Halo) -> None:
     """The same bits as NumPy's, natively and by the interpreter, which checks every access."""
     halo = halo if site.result.rank == 4 else NO_HALO
     wanted = site.op.evaluate(array)
@@ -104,12 +104,12 @@ def check(kernel: Rearrange, site: Site, array: Array, halo: Halo) -> None:
 @pytest.mark.parametrize("name", WAYS)
 def test_ways_of_moving(name: str) -> None:
     op, shape, way = WAYS[name]
-    array = numbers(*shape)
+    array = numbers(sum(shape), *shape)
     site = site_of(op, array)
     found = boxes(op, View("x", site.operands[0]), View("y", site.result))
     assert found and way in {shape_of(box, LANES).kind for box in found}
     for i, kernel in enumerate(Rearrange.candidates(site)):
-        check(kernel, site, array, HALOS[i % 2])
+        check_bits(kernel, site, array, HALOS[i % 2])
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -133,7 +133,7 @@ def test_drawn_uses(name: str) -> None:
         op, (array,) = case
         site = site_of(op, array)
         for kernel in list(Rearrange.candidates(site))[:2]:
-            check(kernel, site, array, halo)
+            check_bits(kernel, site, array, halo)
 
     native()
     interpreted()
@@ -159,17 +159,17 @@ BLOCKED: dict[str, tuple[Op, tuple[int, ...]]] = {
 @pytest.mark.parametrize("name", BLOCKED)
 def test_blocked_layouts(name: str) -> None:
     op, shape = BLOCKED[name]
-    array = numbers(*shape)
+    array = numbers(sum(shape), *shape)
     site = site_of(op, array)
     found = list(Rearrange.candidates(site))
     assert {(k.reads, k.writes) for k in found} == {(a, b) for a in (1, LANES) for b in (1, LANES)}
     for i, kernel in enumerate(found):
-        check(kernel, site, array, HALOS[i % 2])
+        check_bits(kernel, site, array, HALOS[i % 2])
 
 
 def test_a_slice_inside_a_block_needs_plain_operands() -> None:
     op = Slice(axes=(1,), starts=(3,), stops=(2 * LANES,), steps=(1,))
-    found = list(Rearrange.candidates(site_of(op, numbers(1, 3 * LANES, 2, 2))))
+    found = list(Rearrange.candidates(site_of(op, numbers(0, 1, 3 * LANES, 2, 2))))
     assert found and all(kernel.reads == 1 for kernel in found)
 
 
@@ -202,7 +202,7 @@ def test_elements_of_any_type(dtype: DType) -> None:
 @pytest.mark.parametrize("target", presets(), ids=lambda t: t.name)
 def test_other_targets(target: Target) -> None:
     for op, shape, _ in WAYS.values():
-        array = numbers(*shape)
+        array = numbers(sum(shape), *shape)
         site = site_of(op, array, target)
         for kernel in Rearrange.candidates(site):
             if can_run(target):
@@ -238,13 +238,112 @@ def test_truth_values_between_layouts() -> None:
 
 def test_borders_of_many_pieces_are_left_to_numpy() -> None:
     op = Border(before=(40, 40), after=(40, 40), mode=Filling.WRAP)
-    site = site_of(op, numbers(2, 2))
+    site = site_of(op, numbers(0, 2, 2))
     assert boxes(op, View("x", site.operands[0]), View("y", site.result)) is None
     assert not list(Rearrange.candidates(site))
 
 
 def test_pads_are_borders() -> None:
-    array = numbers(1, 3, 4, 5)
+    array = numbers(0, 1, 3, 4, 5)
     site = site_of(Pad(pad=(1, 2, 0, 3), value=-1.5), array)
     for kernel in Rearrange.candidates(site):
-        check(kernel, site, array, NO_HALO)
+        check_bits(kernel, site, array, NO_HALO)
+
+
+# -- layouts, joining, padding, aliases -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("source", [1, LANES])
+@pytest.mark.parametrize("target", [1, LANES])
+@few
+@given(
+    shape=st.tuples(st.integers(1, 3), st.integers(1, 70), st.integers(1, 9), st.integers(1, 21)),
+    halo=halos,
+    spare=st.integers(0, 2),
+)
+def test_reorders(source: int, target: int, shape: tuple[int, ...], halo: Halo, spare: int) -> None:
+    x = with_specials(numbers(sum(shape), *shape), 1)
+    (kernel, site) = reorder(x, source, target)
+    check(kernel, site, [x], halo, spare, exact=True)
+
+
+def reorder(x: Array, source: int, target: int) -> tuple[Kernel, Site]:
+    site = site_for(Reorder(), [x], [False])
+    operand = site.operands[0].with_layout(Layout(source))
+    site = replace(site, operands=(operand,), results=(site.result.with_layout(Layout(target)),))
+    (kernel,) = ReorderKernel.candidates(site)
+    return kernel, site
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (3, 5000), (2, 3, 4), (1, 2, 3, 4, 5)], ids=str)
+def test_a_plain_copy_of_any_rank(shape: tuple[int, ...]) -> None:
+    x = numbers(1, *shape)
+    kernel, site = reorder(x, 1, 1)
+    check(kernel, site, [x], exact=True)
+
+
+@few
+@given(data=st.data(), case=cases("concat", SMALL), halo=halos, spare=st.integers(0, 1))
+def test_concatenation(data: st.DataObject, case: Case, halo: Halo, spare: int) -> None:
+    op, arrays = case
+    site = site_for(op, arrays, [data.draw(st.booleans()) for _ in arrays])
+    found = list(ConcatKernel.candidates(site))
+    if not found:
+        assert any(0 in a.shape for a in arrays)
+        return
+    bordered = (halo, spare) if site.result.rank == 4 else (NO_HALO, 0)
+    check(data.draw(st.sampled_from(found)), site, arrays, *bordered, exact=True)
+
+
+@pytest.mark.parametrize("axis", range(4))
+@pytest.mark.parametrize("constant", [False, True])
+def test_concatenation_of_blocks(axis: int, constant: bool) -> None:
+    shapes = [[2, 2 * LANES, 3, 5] for _ in range(3)]
+    shapes[1][axis] += LANES if axis == 1 else 1
+    shapes[2][axis] += 3
+    arrays = [numbers(i, *shape) for i, shape in enumerate(shapes)]
+    site = site_for(Concat(axis=axis), arrays, [False, constant, False])
+    found = list(ConcatKernel.candidates(site))
+    assert [k.block for k in found] == [LANES, 1]
+    for kernel in found:
+        check(kernel, site, arrays, (1, 0, 0, 2), 1, exact=True)
+
+
+def test_no_blocks_where_channels_do_not_start_one() -> None:
+    arrays = [numbers(1, 1, LANES - 1, 2, 2), numbers(2, 1, LANES, 2, 2)]
+    site = site_for(Concat(axis=1), arrays, [False, False])
+    assert [k.block for k in ConcatKernel.candidates(site)] == [1]
+
+
+@few
+@given(
+    data=st.data(),
+    case=cases("pad", SMALL),
+    value=st.sampled_from([0.0, 1.5, -np.inf, np.nan]),
+    halo=halos,
+    spare=st.integers(0, 1),
+)
+def test_padding(data: st.DataObject, case: Case, value: float, halo: Halo, spare: int) -> None:
+    op, arrays = case
+    assert isinstance(op, Pad)
+    site = site_for(replace(op, value=value), arrays, [data.draw(st.booleans())])
+    kernel = data.draw(st.sampled_from(list(Rearrange.candidates(site))))
+    check(kernel, site, arrays, halo, 0 if site.constant[0] else spare, exact=True)
+
+
+@pytest.mark.parametrize("op", [Reshape(shape=(0, -1)), Flatten(), Dropout()], ids=str)
+def test_aliases(op: Op) -> None:
+    x = numbers(1, 2, 700, 3, 3)
+    site = site_for(op, [x], [False])
+    (kernel,) = Alias.candidates(site)
+    assert kernel.alias(site) and kernel.blocks(site) == ((1,), 1)
+    assert not kernel.writes_halo(site) and not kernel.accepts_halo(site, 0)
+    check(kernel, site, [x], exact=True)
+
+
+@pytest.mark.parametrize("source", [1, LANES])
+@pytest.mark.parametrize("target", [1, LANES])
+def test_the_interpreter_agrees_on_reorders(source: int, target: int) -> None:
+    x = numbers(1, 2, LANES + 3, 2, 3)
+    kernel, site = reorder(x, source, target)
+    check_slowly(kernel, site, [x], (1, 0, 2, 1), 1)

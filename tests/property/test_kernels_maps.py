@@ -1,5 +1,4 @@
-"""Kernels against the meaning of their ops: depthwise and general convolution, pools, upsampling
-and moving data.
+"""Kernels on maps: depthwise and general convolution, pools, upsampling, joining and padding maps.
 
 As in the tests of the other kernels the harness adds NaN around and beside everything a kernel
 must not use, and runs each program for one to three threads.
@@ -7,8 +6,7 @@ must not use, and runs each program for one to three threads.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -16,13 +14,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kernel_checks import check, check_slowly, halos, numbers, with_specials
 from kernel_harness import (
-    assert_close,
     compile_program,
-    largest_on_the_way,
     planned,
     presets,
-    run_interpreted,
     run_native,
     site_for,
 )
@@ -42,20 +38,16 @@ from cnnc.ir.ops import (
     AvgPool2d,
     Concat,
     Conv2d,
-    Dropout,
-    Flatten,
     MaxPool2d,
     Mul,
     Pad,
     Relu,
-    Reorder,
     Resampling,
     Reshape,
     Silu,
     Upsample,
 )
 from cnnc.ir.target import Target
-from cnnc.ir.types import Layout
 
 LANES = native_target().lanes
 KINDS: tuple[type[Kernel], ...] = (
@@ -72,57 +64,6 @@ SMALL = Limits(channels=70, side=14, kernel=5, batches=(1, 2, 3), work=200_000)
 
 few = settings(max_examples=25, deadline=None)
 Draw = Callable[[st.SearchStrategy[Any]], Any]
-halos = st.sampled_from([NO_HALO, NO_HALO, (1, 1, 1, 1), (0, 2, 1, 0), (3, 0, 0, 1)])
-
-
-def numbers(seed: int, *shape: int) -> Array:
-    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
-
-
-def check(
-    kernel: Kernel,
-    site: Site,
-    arrays: Sequence[Array],
-    halo: Halo = NO_HALO,
-    spare: int = 0,
-    exact: bool = False,
-) -> None:
-    """Native, and in place of each operand that allows it, against the op's meaning."""
-    with np.errstate(all="ignore"):
-        expected = np.asarray(site.op.evaluate(*arrays))
-
-    size = largest_on_the_way(site.op, arrays)
-
-    def compare(found: Array) -> None:
-        if exact:
-            np.testing.assert_array_equal(found, expected)
-        else:
-            assert_close(found, expected, on_the_way=size)
-
-    compare(run_native(kernel, site, arrays, halo=halo, spare=spare))
-    final = planned(kernel, site)
-    for i in kernel.in_place(final):
-        if final.operands[i].layout == final.result.layout and not site.constant[i]:
-            compare(run_native(kernel, site, arrays, in_place=i))
-    cycles = kernel.cycles(site)
-    assert cycles >= 0 and math.isfinite(cycles)
-
-
-def check_slowly(kernel: Kernel, site: Site, arrays: Sequence[Array], halo: Halo) -> None:
-    """Native against the interpreter, which checks every access."""
-    spare = any(halo)
-    found = run_native(kernel, site, arrays, halo=halo, spare=spare)
-    slow = run_interpreted(kernel, site, arrays, halo=halo, spare=spare)
-    assert_close(found, slow, 1e-5)
-
-
-def with_specials(x: Array, seed: int) -> Array:
-    """Some elements replaced by what spreads."""
-    random = np.random.default_rng(seed)
-    x = x.copy()
-    for special in (np.nan, np.inf, -np.inf):
-        x[random.random(x.shape) < 0.04] = special
-    return x
 
 
 # -- convolutions --------------------------------------------------------------------------------
@@ -291,97 +232,6 @@ def test_upsampling_factors(
         check(kernel, site, [x])
 
 
-# -- moving --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("source", [1, LANES])
-@pytest.mark.parametrize("target", [1, LANES])
-@few
-@given(
-    shape=st.tuples(st.integers(1, 3), st.integers(1, 70), st.integers(1, 9), st.integers(1, 21)),
-    halo=halos,
-    spare=st.integers(0, 2),
-)
-def test_reorders(source: int, target: int, shape: tuple[int, ...], halo: Halo, spare: int) -> None:
-    x = with_specials(numbers(sum(shape), *shape), 1)
-    (kernel, site) = reorder(x, source, target)
-    check(kernel, site, [x], halo, spare, exact=True)
-
-
-def reorder(x: Array, source: int, target: int) -> tuple[Kernel, Site]:
-    site = site_for(Reorder(), [x], [False])
-    operand = site.operands[0].with_layout(Layout(source))
-    site = replace(site, operands=(operand,), results=(site.result.with_layout(Layout(target)),))
-    (kernel,) = ReorderKernel.candidates(site)
-    return kernel, site
-
-
-@pytest.mark.parametrize("shape", [(), (1,), (3, 5000), (2, 3, 4), (1, 2, 3, 4, 5)], ids=str)
-def test_a_plain_copy_of_any_rank(shape: tuple[int, ...]) -> None:
-    x = numbers(1, *shape)
-    kernel, site = reorder(x, 1, 1)
-    check(kernel, site, [x], exact=True)
-
-
-@few
-@given(data=st.data(), case=cases("concat", SMALL), halo=halos, spare=st.integers(0, 1))
-def test_concatenation(data: st.DataObject, case: Case, halo: Halo, spare: int) -> None:
-    op, arrays = case
-    site = site_for(op, arrays, [data.draw(st.booleans()) for _ in arrays])
-    found = list(ConcatKernel.candidates(site))
-    if not found:
-        assert any(0 in a.shape for a in arrays)
-        return
-    bordered = (halo, spare) if site.result.rank == 4 else (NO_HALO, 0)
-    check(data.draw(st.sampled_from(found)), site, arrays, *bordered, exact=True)
-
-
-@pytest.mark.parametrize("axis", range(4))
-@pytest.mark.parametrize("constant", [False, True])
-def test_concatenation_of_blocks(axis: int, constant: bool) -> None:
-    shapes = [[2, 2 * LANES, 3, 5] for _ in range(3)]
-    shapes[1][axis] += LANES if axis == 1 else 1
-    shapes[2][axis] += 3
-    arrays = [numbers(i, *shape) for i, shape in enumerate(shapes)]
-    site = site_for(Concat(axis=axis), arrays, [False, constant, False])
-    found = list(ConcatKernel.candidates(site))
-    assert [k.block for k in found] == [LANES, 1]
-    for kernel in found:
-        check(kernel, site, arrays, (1, 0, 0, 2), 1, exact=True)
-
-
-def test_no_blocks_where_channels_do_not_start_one() -> None:
-    arrays = [numbers(1, 1, LANES - 1, 2, 2), numbers(2, 1, LANES, 2, 2)]
-    site = site_for(Concat(axis=1), arrays, [False, False])
-    assert [k.block for k in ConcatKernel.candidates(site)] == [1]
-
-
-@few
-@given(
-    data=st.data(),
-    case=cases("pad", SMALL),
-    value=st.sampled_from([0.0, 1.5, -np.inf, np.nan]),
-    halo=halos,
-    spare=st.integers(0, 1),
-)
-def test_padding(data: st.DataObject, case: Case, value: float, halo: Halo, spare: int) -> None:
-    op, arrays = case
-    assert isinstance(op, Pad)
-    site = site_for(replace(op, value=value), arrays, [data.draw(st.booleans())])
-    kernel = data.draw(st.sampled_from(list(Rearrange.candidates(site))))
-    check(kernel, site, arrays, halo, 0 if site.constant[0] else spare, exact=True)
-
-
-@pytest.mark.parametrize("op", [Reshape(shape=(0, -1)), Flatten(), Dropout()], ids=str)
-def test_aliases(op: Op) -> None:
-    x = numbers(1, 2, 700, 3, 3)
-    site = site_for(op, [x], [False])
-    (kernel,) = Alias.candidates(site)
-    assert kernel.alias(site) and kernel.blocks(site) == ((1,), 1)
-    assert not kernel.writes_halo(site) and not kernel.accepts_halo(site, 0)
-    check(kernel, site, [x], exact=True)
-
-
 # -- all together --------------------------------------------------------------------------------
 
 EXAMPLES: dict[str, tuple[Op, tuple[tuple[int, ...], ...]]] = {
@@ -414,7 +264,7 @@ def example(name: str, target: Target | None = None) -> Iterable[tuple[Kernel, S
 def test_the_interpreter_agrees(name: str) -> None:
     for kernel, site, arrays in example(name):
         halo = (1, 0, 2, 1) if site.result.rank == 4 else NO_HALO
-        check_slowly(kernel, site, arrays, halo)
+        check_slowly(kernel, site, arrays, halo, int(any(halo)))
 
 
 @settings(max_examples=12, deadline=None)
@@ -432,15 +282,7 @@ def test_the_interpreter_agrees_on_drawn_cases(data: st.DataObject, case: Case, 
     if not found:
         assert 0 in arrays[0].shape
         return
-    check_slowly(data.draw(st.sampled_from(found)), site, arrays, halo)
-
-
-@pytest.mark.parametrize("source", [1, LANES])
-@pytest.mark.parametrize("target", [1, LANES])
-def test_the_interpreter_agrees_on_reorders(source: int, target: int) -> None:
-    x = numbers(1, 2, LANES + 3, 2, 3)
-    kernel, site = reorder(x, source, target)
-    check_slowly(kernel, site, [x], (1, 0, 2, 1))
+    check_slowly(data.draw(st.sampled_from(found)), site, arrays, halo, int(any(halo)))
 
 
 @pytest.mark.parametrize("target", presets(), ids=lambda t: t.name)

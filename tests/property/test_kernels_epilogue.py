@@ -1,4 +1,4 @@
-"""Kernels against the meaning of their ops: direct convolution, dense, pointwise, softmax, means.
+"""Kernels that carry an epilogue, and softmax: direct convolution, dense, pointwise, global pools.
 
 The harness adds NaN around and beside everything a kernel must not use, and runs each program for
 one to three threads; the interpreter repeats tiny cases with every access checked.
@@ -14,13 +14,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kernel_checks import check, check_slowly, halos, numbers
 from kernel_harness import (
-    assert_close,
     compile_program,
-    largest_on_the_way,
     planned,
     presets,
-    run_interpreted,
     run_native,
     site_for,
 )
@@ -84,31 +82,14 @@ class Case:
 
     def check(self, kernel: Kernel, target: Target | None = None) -> None:
         """Native, and in place of each operand that allows it, against the op's meaning."""
-        site = self.site(target)
-        found = run_native(kernel, site, self.arrays, halo=self.halo, spare=self.spare)
-        size = largest_on_the_way(self.op, self.arrays)
-        assert_close(found, self.expected, on_the_way=size)
-        final = planned(kernel, site)
-        for i in kernel.in_place(final):
-            alike = final.operands[i].layout == final.result.layout
-            if alike and not self.constant[i]:
-                again = run_native(kernel, site, self.arrays, in_place=i)
-                assert_close(again, self.expected, on_the_way=size)
+        check(kernel, self.site(target), self.arrays, self.halo, self.spare)
 
     def check_slowly(self, kernel: Kernel) -> None:
         """Native against the interpreter."""
-        site = self.site()
-        found = run_native(kernel, site, self.arrays, halo=self.halo, spare=self.spare)
-        slow = run_interpreted(kernel, site, self.arrays, halo=self.halo, spare=self.spare)
-        assert_close(found, slow, 1e-5)
-
-
-def numbers(seed: int, *shape: int) -> Array:
-    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+        check_slowly(kernel, self.site(), self.arrays, self.halo, self.spare)
 
 
 seeds = st.integers(0, 2**16)
-halos = st.sampled_from([NO_HALO, NO_HALO, (1, 1, 1, 1), (0, 2, 1, 0), (3, 0, 0, 1)])
 
 
 @st.composite
