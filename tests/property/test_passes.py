@@ -29,6 +29,7 @@ from cnnc.ir.ops import (
     NonMaxSuppression,
     NonZero,
     OneHot,
+    PickChannels,
     Quantize,
     Reorder,
     RoiAlign,
@@ -98,7 +99,7 @@ NOT_DRAWN: dict[str, tuple[type[Op], ...]] = {
     ),
     "takes whole numbers for each image": (GatherElements, GatherND, ScatterElements),
     "takes boxes of images": (MaxRoiPool, RoiAlign),
-    "comes with planning": (Interleave, Reorder),
+    "comes with planning": (Interleave, PickChannels, Reorder),
 }
 
 

@@ -18,6 +18,7 @@ from cnnc.ir.ops import (
     Interleave,
     NonZero,
     Pad,
+    PickChannels,
     Reshape,
     ScatterElements,
     ScatterND,
@@ -82,6 +83,11 @@ def _interleave(w: Writer, op: Interleave, inputs: Sequence[str], y: str) -> Non
     _cut(w, x, y, starts=(0, 0), stops=types[y].image.dims[2:], axes=(2, 3))
 
 
+def _pick_channels(w: Writer, op: PickChannels, inputs: Sequence[str], y: str) -> None:
+    x = w.add("Concat", inputs, w.fresh(f"{y}.joined"), axis=1)
+    w.add("Gather", [x, w.constant(f"{y}.channels", op.channels, "int64")], y, axis=1)
+
+
 def _trilu(w: Writer, op: Trilu, inputs: Sequence[str], y: str) -> None:
     w.add("Trilu", [*inputs, w.constant(f"{y}.k", op.k, "int64")], y, upper=int(op.upper))
 
@@ -101,6 +107,7 @@ MOVES: dict[type[Op], Exporter] = {
     ),
     Border: _border,
     Interleave: _interleave,
+    PickChannels: _pick_channels,
     Trilu: _trilu,
     Gather: lambda w, op, inputs, y: w.add("Gather", inputs, y, axis=op.axis),
     GatherElements: lambda w, op, inputs, y: w.add("GatherElements", inputs, y, axis=op.axis),
