@@ -33,6 +33,7 @@ from cnnc.ir.op import Array
 from cnnc.ir.ops import Conv2d
 from cnnc.ir.target import Target
 
+FEW_REGISTERS = 16
 ORDERS = ("weights", "pixels")
 
 
@@ -152,8 +153,10 @@ def register_tiles(blocks: int, oh: int, ow: int, registers: int) -> Iterator[tu
     for b in range(1, min(blocks, 6) + 1):
         if blocks % b:
             continue
-        # The accumulators, the weights held, one pixel in flight.
-        most = max(p for p in range(1, registers) if b * p + b + 1 <= registers)
+        # The accumulators, the weights held, one pixel in flight, and where there are few registers
+        # a spare one: LLVM loads some weights ahead.
+        used = b + 1 + (registers <= FEW_REGISTERS)
+        most = max((registers - used) // b, 1)
         columns = pieces(ow, most)[0][1]
         yield b, 1, columns
         rows = min(most // columns, oh)
@@ -166,6 +169,8 @@ def tile_cycles(target: Target, blocks: int, pixels: int, steps: int) -> float:
     work = blocks * pixels / target.fma_per_cycle
     latency = 4.0  # a register is used again no sooner than this
     loads = (blocks + pixels) / target.load_per_cycle
+    if target.registers <= FEW_REGISTERS:  # each pixel is loaded by an instruction of its own
+        latency, loads = 1.1 * latency, loads + 0.75
     stream = blocks * target.vector_bytes / target.l2_bytes_per_cycle
     return steps * max(work, latency, loads, stream) + 3 * blocks * pixels + 30
 

