@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from statistics import median
@@ -24,7 +25,7 @@ from cnnc.ir.graph import Builder, Graph
 from cnnc.ir.ops import Conv2d, ConvTranspose2d, GlobalAvgPool
 from cnnc.ir.types import TensorType
 from cnnc.model import CompiledModel
-from cnnc.report import table
+from cnnc.report import KernelRow, table
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +98,8 @@ LAYERS = (
     Layer(144, 56, 144, 3, groups=144),
     Layer(576, 14, 576, 3, groups=576),
     Layer(96, 112, 96, 3, stride=2, groups=96),
+    Layer(256, 28, 256, 3, groups=32),
+    Layer(512, 14, 512, 3, groups=32),
     Layer(35, 35, 50, 5),
     Layer(128, 17, 128, 7),
     Layer(512, 8, 256, 4, stride=2, transposed=True, floor=80),
@@ -121,10 +124,16 @@ class Row:
     floor: int
 
 
+def parts(model: CompiledModel) -> list[KernelRow]:
+    """The convolution's kernels, without reorders: the phases of a transposed one may be split."""
+    return [k for k in model.report().kernels if re.fullmatch(r"conv(\.\d\d)?", k.name)]
+
+
 def kernel_seconds(model: CompiledModel, layer: Layer, repeats: int) -> float:
-    """Median seconds in the convolution's kernel, without reorders."""
+    """Median seconds in the convolution's kernels."""
     x = np.random.default_rng(1).standard_normal((1, layer.sources, layer.size, layer.size))
-    return model.profile({"x": x.astype(np.float32)}, repeats)["conv"]
+    times = model.profile({"x": x.astype(np.float32)}, repeats)
+    return sum(times[kernel.name] for kernel in parts(model))
 
 
 def measure(rounds: int, repeats: int) -> Iterator[Row]:
@@ -144,18 +153,19 @@ def measure(rounds: int, repeats: int) -> Iterator[Row]:
     peak = median(peaks)
     seen = set()
     for samples, (layer, model) in zip(times, models, strict=True):
-        report = next(k for k in model.report().kernels if k.name == "conv")
-        if (layer, report.kernel) in seen:
+        reports = parts(model)
+        kernel = reports[0].kernel
+        if (layer, kernel) in seen:
             continue
-        seen.add((layer, report.kernel))
+        seen.add((layer, kernel))
         seconds = median(samples)
-        gflops = report.flops / seconds / 1e9
-        exact = "winograd" not in report.kernel
+        gflops = sum(report.flops for report in reports) / seconds / 1e9
+        exact = "winograd" not in kernel
         yield Row(
             str(layer),
-            report.kernel,
+            kernel,
             round(1e6 * seconds, 1),
-            report.predicted_us,
+            round(sum(report.predicted_us for report in reports), 2),
             round(gflops, 1),
             round(100 * gflops / peak, 1),
             layer.floor if exact else 0,
