@@ -54,12 +54,14 @@ def _before(builder: Builder, node: Node, kind: type, wanted: type) -> Node | No
 
 
 def pick_of_joined(builder: Builder, node: Node) -> bool:
-    """pick_channels(concat(a, b)) = pick_channels(a, b)"""
+    """pick_channels(concat(a, b)) = pick_channels(a, b), but for constants, which have no blocks"""
     if not isinstance(node.op, PickChannels):
         return False
     for i, operand in enumerate(node.operands):
         inner = builder.producer(operand)
-        if inner is not None and inner.op == Concat(axis=1) and operand not in node.operands[:i]:
+        if inner is None or inner.op != Concat(axis=1) or operand in node.operands[:i]:
+            continue
+        if not any(part in builder.constants for part in inner.operands):
             operands = (*node.operands[:i], *inner.operands, *node.operands[i + 1 :])
             builder.replace(node, operands=operands, locations=merge_locations(node, inner))
             builder.sweep([inner.name])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from graph_harness import read
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernel_harness import (
@@ -15,6 +16,7 @@ from kernel_harness import (
     site_for,
 )
 
+from cnnc import driver
 from cnnc.codegen.host import native_target
 from cnnc.codegen.kernels.pick_channels import PickChannelsKernel
 from cnnc.ir.kernel import NO_HALO, Halo, Site
@@ -23,6 +25,7 @@ from cnnc.ir.op import Array
 from cnnc.ir.ops import PickChannels
 from cnnc.ir.target import Target
 from cnnc.ir.types import TensorType
+from cnnc.runtime.reference import evaluate
 
 LANES = native_target().lanes
 
@@ -62,6 +65,21 @@ def test_every_target_compiles(target: Target) -> None:
     types = (TensorType((1, 12, 3, 5)), TensorType((1, 12, 3, 5)))
     site = Site(op, types, (op.infer(*types),), (False, False), target)
     assert compile_program(kernel_at(site).program(planned(kernel_at(site), site)), target)
+
+
+def test_constants_do_not_keep_a_shuffle_from_native_code() -> None:
+    graph = read("""
+        graph @g(%x: f32[1,16,4,4]) -> (y: %y) level=portable {
+          %c = constant : f32[1,16,4,4]
+          %j = concat(%x, %c) {axis=1} : f32[1,32,4,4]
+          %a = reshape(%j) {shape=[0,2,16,4,4]} : f32[1,2,16,4,4]
+          %b = transpose(%a) {perm=[0,2,1,3,4]} : f32[1,16,2,4,4]
+          %y = reshape(%b) {shape=[0,32,4,4]} : f32[1,32,4,4]
+        }
+    """)
+    x = numbers(1, 16, 4, 4)
+    model = driver.compile(graph, strict=True, threads=1)
+    np.testing.assert_array_equal(model(x), evaluate(graph, {"x": x})["y"])
 
 
 def test_channels_must_be_there() -> None:
