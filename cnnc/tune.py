@@ -144,9 +144,8 @@ def _alternatives(site: Site, chosen: Kernel, context: Context) -> list[Kernel]:
     }
     timed.pop(str(chosen), None)
     limit = _HOPELESS * chosen.cycles(bare)
-    ghz = 1000 * context.target.ghz
     return [
-        replace(kernel, microseconds=round(cycles / ghz, 2))
+        replace(kernel, microseconds=context.target.microseconds(cycles))
         for cycles, kernel in sorted(timed.values(), key=lambda pair: pair[0])
         if cycles <= limit
     ]

@@ -37,6 +37,10 @@ class Target:
         """float32 elements in one vector register."""
         return self.vector_bytes // 4
 
+    def microseconds(self, cycles: float) -> float:
+        """The time of so many cycles, as plans and tables show it: to a hundredth."""
+        return round(cycles / self.ghz / 1000, 2)
+
     def stream_bytes_per_cycle(self, working_set_bytes: float) -> float:
         """Bandwidth for streaming over a working set of that size."""
         if working_set_bytes <= self.l2_bytes:

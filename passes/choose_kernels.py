@@ -130,8 +130,7 @@ def candidates(site: Site, context: Context) -> list[Choice]:
     ]
     found = []
     for kernel, cycles in _corrected(kernels, site, context):
-        microseconds = round(cycles / context.target.ghz / 1000, 2)
-        timed = replace(kernel, microseconds=microseconds)
+        timed = replace(kernel, microseconds=context.target.microseconds(cycles))
         found.append(Choice(timed, *kernel.blocks(site), cycles))
     return sorted(found, key=lambda choice: choice.cycles)
 
@@ -359,7 +358,7 @@ def reorder_node(graph: Graph, operand: str, result: str, context: Context) -> N
     site = graph.site(node, context.target)
     kernels = [kernel for kind in context.kernels.values() for kernel in kind.candidates(site)]
     best = min(kernels, key=lambda k: k.cycles(site))
-    microseconds = round(best.cycles(site) / context.target.ghz / 1000, 2)
+    microseconds = context.target.microseconds(best.cycles(site))
     return replace(node, kernel=replace(best, microseconds=microseconds))
 
 

@@ -78,7 +78,7 @@ def _best(graph: Graph, node: Node, target: Target, images: int) -> tuple[Kernel
         if kernel.cycles(one) <= _SLOWER_ALONE * alone
     ]
     cycles, kernel = min(found, key=lambda pair: pair[0])
-    microseconds = round(kernel.cycles(one) / target.ghz / 1000, 2)
+    microseconds = target.microseconds(kernel.cycles(one))
     planned = replace(kernel.unpredicted(), images=images, microseconds=microseconds)
     return planned, images * alone - cycles
 
