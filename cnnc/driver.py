@@ -14,7 +14,6 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-import llvmlite.binding
 import numpy as np
 
 from cnnc._version import __version__
@@ -303,6 +302,8 @@ def _manifest(built: Build, report: Report) -> Manifest:
 
 def _versions() -> dict[str, str]:
     """Versions of what decides on the code that is made."""
+    import llvmlite.binding  # by now it is there; a thread may load it while others work
+
     return {
         "cnnc": __version__,
         "llvmlite": llvmlite.__version__,
