@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 from cache_harness import MODEL, SIZES, compiled, entries, is_cached
-from click.testing import CliRunner
+from cli_harness import call, good
 
 import cnnc
 from cnnc import cache, driver
-from cnnc.cli import main
 from cnnc.codegen.kernels import KERNELS
 from cnnc.ir.location import CnncError, OptionError
 from cnnc.model import CompiledModel
@@ -278,33 +277,27 @@ print(model(np.ones((1, 1, 8, 8), np.float32)).tobytes().hex())
 # -- commands --------------------------------------------------------------------------------------
 
 
-def command(*args: object) -> str:
-    result = CliRunner().invoke(main, [str(arg) for arg in args])
-    assert result.exit_code == 0, result.output
-    return result.stdout
-
-
 def test_commands_use_and_show_the_cache(small: Path, folder: Path, tmp_path: Path) -> None:
     arguments = (small, "--size", "H=8", "--input", "random")
-    assert f"{folder}: 0 models" in command("cache")
-    cold = command("run", *arguments, "--no-cache", "-q")
-    assert "0 models" in command("cache")
-    assert command("run", *arguments, "-q") == cold
-    assert "1 model," in command("cache") and "small" in command("cache")
-    assert '"model": "small"' in command("cache", "--json")
-    assert command("run", *arguments) == cold
-    bench = command("bench", small, "--size", "H=8", "--repeats", "1", "-q", "--json")
+    assert f"{folder}: 0 models" in good("cache")
+    cold = good("run", *arguments, "--no-cache", "-q")
+    assert "0 models" in good("cache")
+    assert good("run", *arguments, "-q") == cold
+    assert "1 model," in good("cache") and "small" in good("cache")
+    assert '"model": "small"' in good("cache", "--json")
+    assert good("run", *arguments) == cold
+    bench = good("bench", small, "--size", "H=8", "--repeats", "1", "-q", "--json")
     assert '"cached": false' in bench
-    assert "removed" in command("cache", "--clear")
+    assert "removed" in good("cache", "--clear")
     assert not list(folder.iterdir())
 
 
 def test_compiled_files_can_be_run(small: Path, tmp_path: Path) -> None:
     path = tmp_path / "small.cnnca"
-    command("compile", small, "--size", "H=8", "--output", path, "-q")
-    cold = command("run", small, "--size", "H=8", "--input", "random", "--no-cache", "-q")
-    assert command("run", path, "--input", "random", "-q") == cold
-    result = CliRunner().invoke(main, ["run", str(path), "--input", "random", "--exact"])
+    good("compile", small, "--size", "H=8", "--output", path, "-q")
+    cold = good("run", small, "--size", "H=8", "--input", "random", "--no-cache", "-q")
+    assert good("run", path, "--input", "random", "-q") == cold
+    result = call("run", path, "--input", "random", "--exact")
     assert (
         result.exit_code == 1 and "is compiled already, it is too late for: exact" in result.stderr
     )

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
+from cli_harness import bad, call, good
+from click.testing import CliRunner
 
 import cnnc
 from cnnc import driver
@@ -60,26 +61,6 @@ def tiny(tmp_path: Path) -> str:
     path = tmp_path / "tiny.cnn"
     path.write_text(TINY, encoding="utf-8")
     return str(path)
-
-
-def call(*args: str) -> Result:
-    """Runs the command without a terminal."""
-    return CliRunner().invoke(main, args)
-
-
-def good(*args: str) -> str:
-    """The stdout of a command that must succeed."""
-    result = call(*args)
-    assert result.exit_code == 0, result.output
-    return result.stdout
-
-
-def bad(code: int, *args: str) -> str:
-    """The stderr of a command that must fail with that exit code, and without a traceback."""
-    result = call(*args)
-    assert result.exit_code == code, result.output
-    assert "Traceback" not in result.stderr and "error" in result.stderr.lower()
-    return result.stderr
 
 
 # -- help and usage --------------------------------------------------------------------------------

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import cli_harness
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 from PIL import Image
 
 from cnnc import driver
-from cnnc.cli import main
 from cnnc.cli.arrays import read_image, read_inputs
 from cnnc.ir.location import InputError
 from cnnc.ir.types import DType, Sym, TensorType
@@ -47,13 +47,11 @@ def tiny(tmp_path: Path) -> str:
 
 
 def call(*args: str | Path) -> Result:
-    return CliRunner().invoke(main, ["run", *map(str, args), "-q"])
+    return cli_harness.call("run", *args, "-q")
 
 
 def bad(*args: str | Path) -> str:
-    result = call(*args)
-    assert result.exit_code == 1 and "Traceback" not in result.stderr, result.output
-    return result.stderr
+    return cli_harness.bad(1, "run", *args, "-q")
 
 
 def test_outputs_are_those_of_the_reference(tiny: str, tmp_path: Path) -> None:

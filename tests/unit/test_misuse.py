@@ -15,7 +15,8 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
+from cli_harness import call
+from click.testing import Result
 from PIL import Image
 
 import cnnc
@@ -44,10 +45,6 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def tiny(path: Path) -> CompiledModel:
     return cnnc.compile(path, cache=False)
-
-
-def call(*args: str | Path) -> Result:
-    return CliRunner().invoke(main, [*map(str, args)])
 
 
 # -- the API ---------------------------------------------------------------------------------------

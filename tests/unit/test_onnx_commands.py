@@ -9,15 +9,15 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import cli_harness
 import numpy as np
 import onnx
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 from onnx import helper, numpy_helper
 from onnx_models import floats, model, node
 
 import cnnc
-from cnnc.cli import main
 from cnnc.frontends.onnx import load_onnx
 from cnnc.ir.location import InputError, OptionError
 from cnnc.runtime.reference import evaluate
@@ -39,7 +39,7 @@ def tiny(tmp_path: Path) -> str:
 
 
 def call(*args: str | Path) -> Result:
-    return CliRunner().invoke(main, [*map(str, args), "-q"])
+    return cli_harness.call(*args, "-q")
 
 
 # -- export ----------------------------------------------------------------------------------------
@@ -146,7 +146,7 @@ def test_there_is_nothing_else_of_that_kind() -> None:
 
 def test_a_planned_graph_is_written_to_be_looked_at(tmp_path: Path) -> None:
     path = tmp_path / "planned.onnx"
-    result = CliRunner().invoke(main, ["export", "lenet", "--planned", "-o", str(path)])
+    result = cli_harness.call("export", "lenet", "--planned", "-o", path)
     assert result.exit_code == 0, result.output
     model = onnx.load(path)
     onnx.checker.check_model(model)
@@ -157,7 +157,7 @@ def test_a_planned_graph_is_written_to_be_looked_at(tmp_path: Path) -> None:
     assert b"conv{" in attributes["kernel"].s and attributes["predicted_us"].f > 0
     assert attributes["type"].s.startswith(b"f32[N,16,10,10]")
     assert [output.name for output in model.graph.output] == ["prob"]
-    both = CliRunner().invoke(main, ["export", "lenet", "--planned", "--optimised"])
+    both = cli_harness.call("export", "lenet", "--planned", "--optimised")
     assert both.exit_code == 2 and "exclude each other" in both.stderr
 
 
@@ -167,7 +167,7 @@ def test_an_output_may_be_a_layer_in_another_layout(tmp_path: Path) -> None:
     conv = helper.make_node("Conv", ["x", "w"], ["y"], pads=[1, 1, 1, 1])
     path, planned = tmp_path / "conv.onnx", tmp_path / "planned.onnx"
     onnx.save(helper.make_model(helper.make_graph([conv], "g", [x], [y], [weight])), path)
-    result = CliRunner().invoke(main, ["export", str(path), "--planned", "-o", str(planned)])
+    result = cli_harness.call("export", path, "--planned", "-o", planned)
     assert result.exit_code == 0, result.output
     onnx.checker.check_model(onnx.load(planned))  # every value has one maker
 
@@ -182,7 +182,7 @@ def test_what_onnx_runtime_refuses_is_said_in_a_line(
     module = types.ModuleType("onnxruntime")
     module.InferenceSession = Refuses  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "onnxruntime", module)
-    result = CliRunner().invoke(main, ["compare", "lenet", "--against", "onnxruntime"])
+    result = cli_harness.call("compare", "lenet", "--against", "onnxruntime")
     assert result.exit_code == 1
     assert "ONNX Runtime cannot run the model: no such operator" in result.stderr
     assert "much more" not in result.stderr

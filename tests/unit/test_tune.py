@@ -7,11 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
+from cli_harness import bad, good
 
 import cnnc
 from cnnc import tune as tuner
-from cnnc.cli.app import main
 from cnnc.codegen.host import native_target
 from cnnc.keys import key_of
 from cnnc.options import Options
@@ -93,18 +92,15 @@ def test_another_state_of_the_code_is_not_read() -> None:
 
 
 def test_the_command() -> None:
-    result = CliRunner().invoke(main, ["tune", "lenet", "--tune", "100", "--json"])
-    assert result.exit_code == 0, result.output
-    told = json.loads(result.stdout)
+    told = json.loads(good("tune", "lenet", "--tune", "100", "--json"))
     assert told["trials"] and Path(told["record"]).exists()
     assert told["seconds"]["tuned"] > 0 and told["median_error_of_predictions"] >= 0
-    result = CliRunner().invoke(main, ["tune", "lenet"])
-    assert "predictions are off by" in result.stdout and "model" in result.stdout
+    text = good("tune", "lenet")
+    assert "predictions are off by" in text and "model" in text
 
 
 def test_a_pipeline_without_choice() -> None:
-    result = CliRunner().invoke(main, ["tune", "lenet", "--passes", "portable"])
-    assert result.exit_code == 1 and "chooses no kernels" in result.stderr
+    assert "chooses no kernels" in bad(1, "tune", "lenet", "--passes", "portable")
 
 
 def _measured() -> dict[str, dict[str, float]]:
