@@ -2,7 +2,8 @@
 
 Nodes that need the same loop program, or the same but for some numbers, share one function. Each
 function is a piece that can be compiled by itself, while the others are being written and the
-weights packed; the schedule, which calls them, is in `schedule` and makes the last piece. Nodes
+weights packed. So is the schedule, which calls them (see `schedule`); where the weights lie is a
+table that makes the last piece. Nodes
 whose kernel is not native split it into segments (`run0`, `run1`, ...), between which they run in
 NumPy.
 """
@@ -18,7 +19,7 @@ import numpy as np
 
 from cnnc.codegen.emit import emit_function
 from cnnc.codegen.families import families
-from cnnc.codegen.schedule import Schedule
+from cnnc.codegen.schedule import Schedule, offsets_text
 from cnnc.ir.calling import LINE
 from cnnc.ir.graph import Graph, Node
 from cnnc.ir.kernel import Kernel, Site
@@ -103,10 +104,6 @@ def build_module(
     for done, alike in enumerate(jobs):
         report(f"kernel {alike[0].node.title}", done, len(jobs))
         functions.add(alike)
-    report("packing weights", 0, 1)
-    offsets, weights = pack_weights(
-        graph, target, dict(graph.constants) if constants is None else constants
-    )
     segments = _segments(graph, functions.symbols)
     scratch = max((4 * sum(p.scratch) for p in functions.programs.values()), default=0)
     scratch = -(-scratch // LINE) * LINE
@@ -117,11 +114,16 @@ def build_module(
         functions.grouped,
         functions.programs,
         functions.arguments,
-        offsets,
         scratch,
     )
     runs = {s.symbol: s.nodes for s in segments if s.is_native}
-    functions.write(schedule.text(runs), schedule.declarations, functions.headers)
+    text = schedule.text(runs)
+    functions.write(text, schedule.declarations, functions.headers | {offsets_text([])})
+    report("packing weights", 0, 1)
+    offsets, weights = pack_weights(
+        graph, target, dict(graph.constants) if constants is None else constants
+    )
+    functions.write(offsets_text([offsets[use] for use in schedule.packed] or [0]), set())
     return NativeModule(
         tuple(functions.pieces),
         target,

@@ -31,6 +31,8 @@ FEW_CHUNKS = 4
 MOST_CHUNKS = 64
 WAKE_CYCLES = 20_000.0  # what a second thread must save in a run
 
+OFFSETS = "@offsets"  # of packed weights in bytes: a table that is written when they are packed
+
 _CLEARED = 16  # elements cleared at a time
 
 _LOOP_LABELS = ("enter", "image", "again", "leave")
@@ -112,6 +114,14 @@ _X86_FLUSH = (
 )
 
 
+def offsets_text(offsets: Sequence[int]) -> str:
+    """The table, or without numbers its declaration for other pieces of the code."""
+    if not offsets:
+        return f"{OFFSETS} = external hidden constant [0 x i64]"
+    numbers = ", ".join(f"i64 {offset}" for offset in offsets)
+    return f"{OFFSETS} = hidden constant [{len(offsets)} x i64] [{numbers}]"
+
+
 class Schedule:
     """Writes a `run` function."""
 
@@ -123,12 +133,12 @@ class Schedule:
         grouped: Mapping[str, str],
         programs: Mapping[str, Program],
         arguments: Mapping[str, Sequence[int | float]],
-        offsets: Mapping[tuple[str, int], int],
         scratch_bytes: int,
     ) -> None:
         self.graph, self.target = graph, target
         self.symbols, self.grouped = symbols, grouped
-        self.programs, self.arguments, self.offsets = programs, arguments, offsets
+        self.programs, self.arguments = programs, arguments
+        self.packed: dict[tuple[str, int], int] = {}  # (node, operand) -> its place in OFFSETS
         self.scratch_bytes = scratch_bytes
         self.x86 = target.triple.startswith("x86_64")
         self.declarations = {*_DECLARATIONS, *(_X86_FLUSH if self.x86 else ())}
@@ -373,7 +383,9 @@ class Schedule:
 
     def operand(self, node: Node, i: int, name: str) -> str:
         if name in self.graph.constants:
-            offset = self.offsets[node.name, i]
+            number = self.packed.setdefault((node.name, i), len(self.packed))
+            entry = self.value(f"getelementptr i64, ptr {OFFSETS}, i64 {number}")
+            offset = self.value(f"load i64, ptr {entry}")
             return self.value(f"getelementptr i8, ptr {self.slot(Slot.WEIGHTS)}, i64 {offset}")
         return self.place(self.graph.places[name])
 

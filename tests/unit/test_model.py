@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 import cnnc
 from cnnc import driver
 from cnnc.codegen.kernels import KERNELS
+from cnnc.codegen.module import build_module
 from cnnc.ir.location import CnncError, InputError, OptionError
 from cnnc.model import CompiledModel
 from cnnc.options import Options
@@ -306,6 +307,21 @@ def interrupted(*_: object) -> None:
 
 def build_segments() -> Any:
     return driver.build("lenet", Options()).module.segments
+
+
+def test_nothing_long_is_left_to_compile_when_weights_are_packed() -> None:
+    options, target, events = Options(), driver.resolve_target("native"), list[str]()
+    planned, _ = driver.optimise(driver.load_graph("lenet", options), options, target)
+    build_module(
+        planned,
+        target,
+        lambda what, done, total: events.append(what),
+        lambda piece: events.append(piece.text),
+    )
+    packing = events.index("packing weights")
+    assert any("define void @run0(" in event for event in events[:packing])
+    (table,) = events[packing + 1 :]
+    assert table.startswith("@offsets = ") and len(table) < 1000
 
 
 # -- threads and processes -------------------------------------------------------------------------
