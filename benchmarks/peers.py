@@ -96,7 +96,7 @@ def measure(
     if not model.exists():
         model.write_bytes(export_onnx(graph).SerializeToString())
     flops = graph.flops() * batch
-    type = graph.types[graph.inputs[0]].bind({"N": batch})
+    type = graph.types[graph.inputs[0]].bind(dict.fromkeys(graph.symbols, batch))
     x = np.random.default_rng(0).standard_normal(type.dims).astype(np.float32)
     np.save(folder / "x.npy", x)
     del graph
@@ -244,14 +244,14 @@ def chart(cells: Sequence[Cell]) -> str:
         f'<rect width="{width}" height="{height}" fill="white"/>',
         '<text x="8" y="18">speed of cnnc as a multiple of the fastest other runtime</text>',
     ]
-    for i, (label, ratio, other) in enumerate(bars):
+    for i, (label, ratio, peer) in enumerate(bars):
         y = 30 + i * row
         color = "#2a7" if ratio >= 1 else "#c54"
         parts += [
             f'<text x="{left - 8}" y="{y + 15}" text-anchor="end">{label}</text>',
             f'<rect x="{left}" y="{y + 3}" width="{scale * ratio:.0f}" height="16" '
             f'fill="{color}"/>',
-            f'<text x="{left + scale * ratio + 6:.0f}" y="{y + 15}">{ratio:.2f} ({other})</text>',
+            f'<text x="{left + scale * ratio + 6:.0f}" y="{y + 15}">{ratio:.2f} ({peer})</text>',
         ]
     parts += [
         f'<line x1="{one}" y1="26" x2="{one}" y2="{height - 20}" stroke="#333" '

@@ -51,7 +51,7 @@ class Row:
 def measure(network: str) -> Iterator[Row]:
     """The layers of a zoo model or file."""
     model = cnnc.compile(network, threads=1, cache=False, sizes=SIZES.get(network, {}))
-    types = {tensor.name: tensor.type.bind({"N": 1}) for tensor in model.artifact.manifest.inputs}
+    types = {tensor.name: tensor.type.image for tensor in model.artifact.manifest.inputs}
     inputs = random_inputs(types)
     turns = [list(model.profile(inputs, REPEATS).values()) for _ in range(TURNS)]
     for row, seconds in zip(model.report().kernels, np.min(turns, axis=0), strict=True):
