@@ -159,14 +159,13 @@ def emulate_pairs(weight: Array, x: Array, lanes: int, size: Array | float = 1.0
     weights, last_weights = group_channels(scaled, lanes)
     inputs, last_inputs = group_channels(x, lanes)
     starts = (-pair_products(weights) - pair_products(inputs)).astype(np.float32)
-    terms = [starts[..., None]]
+    terms = [starts[..., None], (last_weights * last_inputs).reshape(*starts.shape, -1)]
     for w, i in zip(weights, inputs, strict=True):
         w0, w1, w2 = np.moveaxis(w, -4, 0)
         x0, x1, x2 = np.moveaxis(i, -4, 0)
         sign = lane_signs(w.shape[-3])[:, None, None]
         pairs = (w0 + sign * x1) * (sign * w1 + x0)
         terms.append(np.stack([pairs, w2 * x2], -1).reshape(*starts.shape, -1))
-    terms.append((last_weights * last_inputs).reshape(*starts.shape, -1))
     # As the kernel sums up: one term after the other, in float32.
     sums = np.cumsum(np.concatenate(terms, -1), axis=-1)
     found: Array = sums[..., -1] * unscale

@@ -141,12 +141,16 @@ class PairedLoops:
         if paired:
             start = p.bind("start", p.load(self.weight.buffer, packed, lanes))
             with p.unroll("r", height) as r, p.unroll("q", width) as q:
-                known = p.load(self.sums, sums + (r * ow + q), lanes, stride=0)
-                p.set(acc[0, r, q], start - known)
+                p.set(acc[0, r, q], start)
         window = self.window(image, row, column)
         self.pairs.accumulate(
             acc, window, packed + 2 * lanes, ahead, paired=paired, inputs_ahead=self.far
         )
+        if paired:
+            # Last, for these subtractions run beside the multiply-adds that scale the sums.
+            with p.unroll("r", height) as r, p.unroll("q", width) as q:
+                known = p.load(self.sums, sums + (r * ow + q), lanes, stride=0)
+                p.set(acc[0, r, q], acc[0, r, q] - known)
         scale = p.bind("scale", p.load(self.weight.buffer, packed + lanes, lanes))
         stored = self.bias, self.extras, self.y
         store_scaled(p, self.site, acc, scale, stored, (image, block, row, column))

@@ -112,6 +112,7 @@ class PairedSums:
             return
         p, shape, lanes = self.p, self.shape, self.shape.lanes
         step = TRIPLE * lanes  # weights of a lane of a triple
+        self._accumulate_singles(acc, window, packed + shape.steps * step)
         with p.loop("c", 0, shape.triples) as c:
             with p.loop("i", 0, shape.kh) as i, p.loop("k", 0, shape.kw) as k:
                 tap = (c * shape.kh + i) * shape.kw + k
@@ -132,6 +133,20 @@ class PairedSums:
         done = shape.triples * shape.taps * lanes
         there = None if ahead is None else ahead + done * asked * lanes
         self._accumulate_rest(acc, window, packed + done * step, there, asked)
+
+    def _accumulate_singles(
+        self, acc: TileRef, window: tuple[Index, Index, Index], packed: Index
+    ) -> None:
+        """The one or two channels that are in no three into the tile: before the others, for at
+        the end they would stand beside more multiply-adds, and here they run beside additions."""
+        p, shape = self.p, self.shape
+        singles = shape.channels % TRIPLE
+        if not singles:
+            return
+        with p.loop("i", 0, shape.kh) as i, p.loop("k", 0, shape.kw) as k:
+            for single in range(singles):
+                at = packed + ((i * shape.kw + k) * singles + single) * shape.lanes
+                self._single(acc, at, self.rest(TRIPLE * shape.third + single, window, i, k))
 
     def _ask(self, ahead: Index, count: int) -> None:
         for v in range(count):
@@ -168,7 +183,7 @@ class PairedSums:
     ) -> None:
         """The channels behind the triples of blocks into the tile."""
         p, shape, lanes = self.p, self.shape, self.shape.lanes
-        third, singles = shape.third, shape.channels % TRIPLE
+        third = shape.third
         advance = 1 if self.x.block > 1 else self.x.pitch(1)
         with p.loop("i", 0, shape.kh) as i, p.loop("k", 0, shape.kw) as k:
             tap = i * shape.kw + k
@@ -180,10 +195,6 @@ class PairedSums:
                         self._ask(ahead + step * (asked * lanes), asked)
                     sources = [start + u * advance for start in starts]
                     self._triple(acc, packed + step * (TRIPLE * lanes), sources, minus)
-            behind = packed + shape.taps * third * (TRIPLE * lanes)
-            for single in range(singles):
-                at = behind + (tap * singles + single) * lanes
-                self._single(acc, at, self.rest(TRIPLE * third + single, window, i, k))
 
     def _walk(self, first: int, count: int) -> Iterator[tuple[Index, bool]]:
         """The threes of a stretch, counted from its first, and whether their pairs are taken with
