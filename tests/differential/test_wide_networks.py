@@ -18,13 +18,16 @@ from cnnc.ir.ops import (
     BatchNorm,
     Concat,
     Conv2d,
+    ConvTranspose2d,
     GlobalAvgPool,
     HardSwish,
     MaxPool2d,
     Mul,
     Relu,
+    Reshape,
     Sigmoid,
     Silu,
+    Transpose,
     Upsample,
 )
 from cnnc.ir.types import Sym, TensorType
@@ -44,7 +47,7 @@ class _Wide:
         self.rng = np.random.default_rng(draw(st.integers(0, 999)))
         self.builder = Builder("wide")
         sides = st.integers(1, 28)
-        shape = (Sym("N"), draw(st.sampled_from(WIDTHS)), draw(sides), draw(sides))
+        shape = (Sym("N"), draw(st.sampled_from([1, 3, *WIDTHS])), draw(sides), draw(sides))
         self.pool = [self.builder.input("x", TensorType(shape))]
 
     def dims(self, value: str) -> tuple[int, ...]:
@@ -69,6 +72,24 @@ class _Wide:
         if self.draw(st.booleans()):
             operands.append(self.constant(out))
         return self.builder.add(Conv2d(stride=stride, pad=pad, groups=groups), operands)
+
+    def unfolded(self, x: str) -> str:
+        channels, rows, columns = self.dims(x)
+        side, stride = self.draw(st.sampled_from([(4, 2), (2, 2), (3, 2), (3, 1), (5, 3)]))
+        if rows * columns * stride * stride > 1024:
+            return self.conv(x)
+        out = self.draw(st.sampled_from(WIDTHS))
+        weight = self.constant(channels, out, side, side, depth=channels * side * side)
+        op = ConvTranspose2d(stride=(stride, stride), pad=((side - stride) // 2,) * 4)
+        return self.builder.add(op, [x, weight, self.constant(out)])
+
+    def shuffled(self, x: str) -> str:
+        channels, rows, columns = self.dims(x)
+        parts = self.draw(st.sampled_from([g for g in (2, 3, 4) if channels % g == 0] or [1]))
+        apart = Reshape(shape=(0, parts, channels // parts, rows, columns))
+        split = self.builder.add(apart, [x])
+        mixed = self.builder.add(Transpose(perm=(0, 2, 1, 3, 4)), [split])
+        return self.builder.add(Reshape(shape=(0, channels, rows, columns)), [mixed])
 
     def normalised(self, x: str) -> str:
         c = self.dims(x)[0]
@@ -105,7 +126,8 @@ class _Wide:
 def wide_networks(draw: st.DrawFn) -> Graph:
     net = _Wide(draw)
     moves = [net.conv] * 5 + [net.normalised, net.activated, net.activated, net.residual]
-    moves += [net.joined, net.pooled, net.enlarged, net.gated]
+    moves += [net.joined, net.pooled, net.enlarged, net.gated, net.unfolded]
+    moves += [net.shuffled]
     for _ in range(draw(st.integers(1, 8))):
         small = [value for value in net.pool if np.prod(net.dims(value)) < _LARGEST // 4]
         value = draw(st.sampled_from(small[-3:])) if small else net.pool[-1]
@@ -123,7 +145,7 @@ def assert_agrees(found: Array, wanted: Array) -> None:
     np.testing.assert_allclose(found[finite], wanted[finite], rtol=0, atol=2e-4 * scale + 1e-30)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(graph=wide_networks(), data=st.data())
 def test_wide_networks(graph: Graph, data: st.DataObject) -> None:
     batch, threads = data.draw(st.integers(1, 3)), data.draw(st.integers(1, 3))
