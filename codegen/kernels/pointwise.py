@@ -78,12 +78,14 @@ class PointwiseKernel(Kernel):
         if result > 1:  # the lanes past the last channel are computed too
             channels = site.result.dims[1]
             spread = -(-channels // result) * result / channels
-        moved = spread * sum(t.elements * t.dtype.bytes for t in (*site.operands, site.result))
+        *read, written = (t.elements * t.dtype.bytes for t in (*site.operands, site.result))
         row = result if result > 1 else max(site.result.dims[-1:], default=1)
         vectors = site.result.elements * spread / row * -(-row // target.lanes)
-        work = epilogue_work(site) / target.fma_per_cycle
-        work += 1.0 + len(site.operands) / target.load_per_cycle
-        return 100.0 + max(vectors * work, moved / target.stream_bytes_per_cycle(moved))
+        loads = sum(t.elements == site.result.elements for t in site.operands)  # others are held
+        work = epilogue_work(site) / target.fma_per_cycle + 1.0 + loads / target.load_per_cycle
+        # Caches are read and written at once.
+        rate = target.stream_bytes_per_cycle(spread * (sum(read) + written))
+        return 100.0 + max(vectors * work, spread * max(sum(read), written) / rate)
 
     def program(self, site: Site) -> Program:
         return _Writer(self, site).write()
