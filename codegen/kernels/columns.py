@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from cnnc.codegen.kernels.common import View, finish, views, zero_halo, zero_run
 from cnnc.codegen.kernels.strips import reads_few_channels
 from cnnc.codegen.kernels.winograd import combine
-from cnnc.codegen.kernels.winograd_rows import RowTransform, row_transform
+from cnnc.codegen.kernels.winograd_axis import AxisTransform, axis_transform
 from cnnc.ir.kernel import Site
 from cnnc.ir.loops import Constant, Index, Program, ProgramBuilder, Value
 from cnnc.ir.op import Array
@@ -29,7 +29,7 @@ TILE_CYCLES = 60.0  # to begin with a row of tiles
 BACK_CYCLES = 1.0  # for an instruction of the transform back, at one multiply-add a cycle
 
 
-def height_transforms(site: Site) -> Iterator[RowTransform]:
+def height_transforms(site: Site) -> Iterator[AxisTransform]:
     """The transforms down the height that are worth considering, if the convolution has few input
     channels and there are registers to sum up in."""
     op = site.op
@@ -40,23 +40,23 @@ def height_transforms(site: Site) -> Iterator[RowTransform]:
     if op.dilation[0] != 1 or stride >= kh:
         return
     for m in range(2, min(MOST_POINTS, oh) + 1):
-        transform = row_transform(m, kh, stride)
+        transform = axis_transform(m, kh, stride)
         if transform.points <= MOST_POINTS and transform.n <= 0.8 * m * kh:
             yield transform
 
 
-def height_transform(site: Site, m: int) -> RowTransform:
+def height_transform(site: Site, m: int) -> AxisTransform:
     """The transform down the height that gives m results."""
     assert isinstance(site.op, Conv2d)
-    return row_transform(m, site.operands[1].dims[2], site.op.stride[0])
+    return axis_transform(m, site.operands[1].dims[2], site.op.stride[0])
 
 
-def height_weights(transform: RowTransform, weight: Array) -> Array:
+def height_weights(transform: AxisTransform, weight: Array) -> Array:
     """The transformed weight [OC, IC, kw, product] of [OC, IC, kh, kw]."""
     return transform.weights(weight.swapaxes(2, 3))
 
 
-def height_error(transform: RowTransform, weight: Array) -> float:
+def height_error(transform: AxisTransform, weight: Array) -> float:
     """The largest error on sample data, relative to the result's range."""
     return transform.relative_error(weight.swapaxes(2, 3))
 
@@ -69,7 +69,7 @@ class Columns:
     """
 
     site: Site
-    transform: RowTransform
+    transform: AxisTransform
     width: int
 
     @property

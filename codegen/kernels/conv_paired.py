@@ -28,12 +28,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
-from cnnc.codegen.kernels.blocked import BlockedConv
+from cnnc.codegen.kernels.blocked import BlockedConv, is_blockable
 from cnnc.codegen.kernels.common import (
     epilogue_cycles,
-    extras_fit,
     pieces,
-    split,
 )
 from cnnc.codegen.kernels.paired import (
     PairedShape,
@@ -46,7 +44,6 @@ from cnnc.ir.kernel import Site
 from cnnc.ir.loops import Program
 from cnnc.ir.op import Array
 from cnnc.ir.ops import Conv2d
-from cnnc.ir.types import DType
 
 CHUNKS = 12  # parts of the work that threads should find, where there are as many
 
@@ -108,14 +105,11 @@ class PairedConv(BlockedConv):
 
 
 def _fits(site: Site) -> bool:
-    op, lanes = site.op, site.target.lanes
-    if not isinstance(op, Conv2d) or site.result.dtype is not DType.F32 or op.groups != 1:
+    op = site.op
+    if not isinstance(op, Conv2d) or op.groups != 1 or not is_blockable(site):
         return False
-    if site.constant[0] or not all(site.constant[1 : len(split(site)[0])]):
-        return False
-    if 0 in site.result.shape or 0 in site.operands[0].shape or not extras_fit(site, lanes):
-        return False
-    return site.target.spare_adds_per_cycle > 0 and site.operands[1].dims[1] >= lanes
+    channels = site.operands[1].dims[1]
+    return site.target.spare_adds_per_cycle > 0 and channels >= site.target.lanes
 
 
 def _depth(site: Site, tile: tuple[int, int]) -> int:

@@ -19,8 +19,8 @@ from typing import ClassVar
 import numpy as np
 
 from cnnc.codegen.kernels import winograd_pairs
-from cnnc.codegen.kernels.blocked import BlockedConv
-from cnnc.codegen.kernels.common import epilogue_cycles, extras_fit, pieces, split
+from cnnc.codegen.kernels.blocked import BlockedConv, is_blockable
+from cnnc.codegen.kernels.common import epilogue_cycles, pieces
 from cnnc.codegen.kernels.paired import PairedShape, most_pixels
 from cnnc.codegen.kernels.winograd import MOST_POINTS, Grid, transform
 from cnnc.codegen.kernels.winograd_loops import WinogradLoops
@@ -29,7 +29,6 @@ from cnnc.ir.loops import Program
 from cnnc.ir.op import Array
 from cnnc.ir.ops import Conv2d
 from cnnc.ir.target import Target
-from cnnc.ir.types import DType
 
 MOST_POINTS_2D = 64  # of both axes together
 SHARED = 0.7  # of what a thread gets from memory if it is alone
@@ -196,11 +195,7 @@ class WinogradConv(BlockedConv):
 
 def _fits(site: Site) -> bool:
     op = site.op
-    if not isinstance(op, Conv2d) or site.result.dtype is not DType.F32:
-        return False
-    if site.constant[0] or not all(site.constant[1 : len(split(site)[0])]):
-        return False
-    if 0 in site.result.shape or not extras_fit(site, site.target.lanes):
+    if not isinstance(op, Conv2d) or not is_blockable(site):
         return False
     out, channels, kh, kw = site.operands[1].dims
     plain = op.dilation == (1, 1) and op.groups == 1 and max(op.stride) <= 2

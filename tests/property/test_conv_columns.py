@@ -15,7 +15,7 @@ from cnnc.codegen.kernels.columns import MOST_POINTS
 from cnnc.codegen.kernels.conv_columns import ColumnWinogradConv
 from cnnc.codegen.kernels.conv_columns_plain import PlainColumnWinogradConv
 from cnnc.codegen.kernels.strips import MOST_CHANNELS
-from cnnc.codegen.kernels.winograd_rows import row_transform
+from cnnc.codegen.kernels.winograd_axis import axis_transform
 from cnnc.ir.kernel import NO_HALO, Kernel, Site
 from cnnc.ir.op import Array, Step
 from cnnc.ir.ops import Add, Conv2d, Relu, Silu
@@ -113,7 +113,7 @@ def test_the_interpreter_agrees(kind: type[Kernel], stride: int) -> None:
 @given(m=st.integers(2, 7), r=st.integers(2, 11), stride=st.integers(1, 10))
 def test_transforms_are_exact(m: int, r: int, stride: int) -> None:
     stride = min(stride, r - 1)
-    transform = row_transform(m, r, stride)
+    transform = axis_transform(m, r, stride)
     if transform.points > MOST_POINTS:
         return
     d, taps = numbers(1, transform.span).astype(np.float64), numbers(2, r).astype(np.float64)

@@ -19,7 +19,7 @@ from cnnc.ir.op import Array
 
 
 @dataclass(frozen=True)
-class RowTransform:
+class AxisTransform:
     """m results of a correlation with r > stride taps; float64 matrices."""
 
     m: int
@@ -124,6 +124,6 @@ class RowTransform:
 
 
 @cache
-def row_transform(m: int, r: int, stride: int) -> RowTransform:
+def axis_transform(m: int, r: int, stride: int) -> AxisTransform:
     """The transform of F(m, r) with a stride."""
-    return RowTransform(m, r, stride)
+    return AxisTransform(m, r, stride)
