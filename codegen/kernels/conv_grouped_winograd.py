@@ -20,28 +20,25 @@ from typing import ClassVar
 
 import numpy as np
 
-from cnnc.codegen.kernels.blocked import BlockedConv
+from cnnc.codegen.kernels.blocked import BlockedConv, is_blockable
 from cnnc.codegen.kernels.common import (
     Place,
     epilogue_cycles,
-    extras_fit,
     finish,
     multiply_add,
     pieces,
-    split,
     views,
     zero_halo,
 )
-from cnnc.codegen.kernels.conv_winograd import SHARED, TRANSFORM_CYCLES, grid_of
+from cnnc.codegen.kernels.conv_winograd import SHARED, TRANSFORM_CYCLES, grid_of, tile_halo
+from cnnc.codegen.kernels.winograd_pairs import AHEAD
 from cnnc.ir.kernel import NO_HALO, Halo, Site
 from cnnc.ir.loops import Index, Program, ProgramBuilder, TileRef, Value, fma, shuffle
 from cnnc.ir.op import Array
 from cnnc.ir.ops import Conv2d
-from cnnc.ir.types import DType
 
 AXIS_POINTS = 9  # of one axis: more cost too much accuracy and too many registers
 MOST_POINTS = 64  # of both axes together
-AHEAD = 1 << 12  # elements before their use weights are asked for
 WIDTH = 14  # tiles that are multiplied at a time: they fill half the registers
 
 
@@ -67,14 +64,7 @@ class GroupedWinogradConv(BlockedConv):
                     yield cls(tile=tile, block=block)
 
     def halo(self, site: Site, operand: int) -> Halo:
-        if operand:
-            return NO_HALO
-        assert isinstance(site.op, Conv2d)
-        (top, left), grid = site.op.pad[:2], grid_of(site, self.tile)
-        (h, w), (oh, ow) = site.operands[0].dims[2:], site.result.dims[2:]
-        bottom = (-(-oh // self.tile[0]) - 1) * grid.rows.step + grid.rows.span - top - h
-        right = (-(-ow // self.tile[1]) - 1) * grid.columns.step + grid.columns.span - left - w
-        return top, left, max(bottom, 0), max(right, 0)
+        return NO_HALO if operand else tile_halo(site, self.tile)
 
     def cycles(self, site: Site) -> float:
         target, shape, grid = site.target, _Shape.of(site), grid_of(site, self.tile)
@@ -135,11 +125,7 @@ class _Shape:
 
 def _fits(site: Site) -> bool:
     op, lanes = site.op, site.target.lanes
-    if not isinstance(op, Conv2d) or site.result.dtype is not DType.F32 or op.groups == 1:
-        return False
-    if site.constant[0] or not all(site.constant[1 : len(split(site)[0])]):
-        return False
-    if 0 in site.result.shape or not extras_fit(site, lanes):
+    if not isinstance(op, Conv2d) or op.groups == 1 or not is_blockable(site):
         return False
     out, channels, kh, kw = site.operands[1].dims
     per_group = out // op.groups

@@ -74,16 +74,7 @@ class WinogradConv(BlockedConv):
                 yield cls(tile=tile, block=block, depth=depth, share=share, paired=paired)
 
     def halo(self, site: Site, operand: int) -> Halo:
-        if operand:
-            return NO_HALO
-        assert isinstance(site.op, Conv2d)
-        top, left = site.op.pad[:2]
-        h, w = site.operands[0].dims[2:]
-        oh, ow = site.result.dims[2:]
-        grid = grid_of(site, self.tile)
-        bottom = (-(-oh // self.tile[0]) - 1) * grid.rows.step + grid.rows.span - top - h
-        right = (-(-ow // self.tile[1]) - 1) * grid.columns.step + grid.columns.span - left - w
-        return top, left, max(bottom, 0), max(right, 0)
+        return NO_HALO if operand else tile_halo(site, self.tile)
 
     # -- cost --------------------------------------------------------------------------------
 
@@ -208,6 +199,16 @@ def grid_of(site: Site, tile: tuple[int, int]) -> Grid:
     assert isinstance(op, Conv2d)
     _, _, kh, kw = site.operands[1].dims
     return Grid(transform(tile[0], kh, op.stride[0]), transform(tile[1], kw, op.stride[1]))
+
+
+def tile_halo(site: Site, tile: tuple[int, int]) -> Halo:
+    """The border that whole tiles read around the map."""
+    assert isinstance(site.op, Conv2d)
+    (top, left), grid = site.op.pad[:2], grid_of(site, tile)
+    (h, w), (oh, ow) = site.operands[0].dims[2:], site.result.dims[2:]
+    bottom = (-(-oh // tile[0]) - 1) * grid.rows.step + grid.rows.span - top - h
+    right = (-(-ow // tile[1]) - 1) * grid.columns.step + grid.columns.span - left - w
+    return top, left, max(bottom, 0), max(right, 0)
 
 
 def _tiles(site: Site) -> Iterator[tuple[int, int]]:

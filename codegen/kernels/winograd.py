@@ -90,8 +90,8 @@ def _phase(m: int, r: int) -> Phase:
 
 
 @dataclass(frozen=True)
-class Transform:
-    """m results, r taps and a stride along one axis; the phases that have taps, in order."""
+class AxisTiles:
+    """Tiles of m results along one axis, of a correlation with r taps and a stride."""
 
     m: int
     r: int
@@ -106,6 +106,11 @@ class Transform:
     def step(self) -> int:
         """From the first input of one tile to that of the next."""
         return self.m * self.stride
+
+
+@dataclass(frozen=True)
+class Transform(AxisTiles):
+    """m results, r taps and a stride along one axis; the phases that have taps, in order."""
 
     @cached_property
     def phases(self) -> tuple[Phase, ...]:

@@ -14,27 +14,13 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.polynomial.polynomial import polyfromroots
 
-from cnnc.codegen.kernels.winograd import points
+from cnnc.codegen.kernels.winograd import AxisTiles, points
 from cnnc.ir.op import Array
 
 
 @dataclass(frozen=True)
-class AxisTransform:
+class AxisTransform(AxisTiles):
     """m results of a correlation with r > stride taps; float64 matrices."""
-
-    m: int
-    r: int
-    stride: int
-
-    @property
-    def span(self) -> int:
-        """How many neighbouring inputs are read."""
-        return (self.m - 1) * self.stride + self.r
-
-    @property
-    def step(self) -> int:
-        """From the first input of one tile to that of the next."""
-        return self.m * self.stride
 
     @property
     def points(self) -> int:
