@@ -39,7 +39,7 @@ _LOOP_LABELS = ("enter", "image", "again", "leave")
 
 _DECLARATIONS = (
     "declare i64 @cnnc_take(ptr, i64, i64, i64, i64)",
-    "declare void @cnnc_done(ptr)",
+    "declare void @cnnc_done(ptr, i64)",
     "declare void @cnnc_wait(ptr, i64)",
     "declare i64 @llvm.readcyclecounter()",
     "declare i64 @llvm.umax.i64(i64, i64)",
@@ -65,14 +65,16 @@ shared:
   %counter = getelementptr i8, ptr %counters, i64 %offset
   br label %pick
 pick:
+  %mine = phi i64 [ 0, %shared ], [ %more, %run ]
   %chunk = call i64 @cnnc_take(ptr %counter, i64 %tid, i64 %threads, i64 %round, i64 %chunks)
   %some = icmp sge i64 %chunk, 0
   br i1 %some, label %run, label %wait
 run:
   call void %step({arguments}, i64 %chunk, i64 %chunks)
-  call void @cnnc_done(ptr %counter)
+  %more = add i64 %mine, 1
   br label %pick
 wait:
+  call void @cnnc_done(ptr %counter, i64 %mine)
   %rounds = add i64 %round, 1
   %target = mul i64 %rounds, %chunks
   call void @cnnc_wait(ptr %counter, i64 %target)

@@ -27,7 +27,9 @@ from cnnc.ir.location import CnncError, Diagnostic, OptionError
 if TYPE_CHECKING:
     from cnnc.ir.target import Target
 
-_SPIN_NS = 50_000  # how long a worker looks for the next run before it sleeps
+# How long a worker looks for the next run before it sleeps. Between two runs of a network of some
+# milliseconds 50 to 200 us pass, for Python's own code and data have left the caches.
+_SPIN_NS = 200_000
 _CROWDED_SPIN_NS = 2_000  # the same where threads outnumber processors and spinning delays others
 
 

@@ -102,8 +102,16 @@ none:
   ret i64 -1
 }}
 
-define void @cnnc_done(ptr %step) {{
-  %before = atomicrmw add ptr %step, i64 1 release
+; Counted once for all that a thread has done of a step: the counter's line is everybody's, and to
+; move it between threads takes longer than to take a chunk of one's own.
+define void @cnnc_done(ptr %step, i64 %chunks) {{
+entry:
+  %none = icmp eq i64 %chunks, 0
+  br i1 %none, label %over, label %add
+add:
+  %before = atomicrmw add ptr %step, i64 %chunks release
+  br label %over
+over:
   ret void
 }}
 
@@ -324,7 +332,7 @@ def team_text(triple: str) -> str:
     `void cnnc_team_run(ptr team, ptr function, ptr context)`, one run of a team at a time;
     `i64 cnnc_take(ptr step, i64 tid, i64 threads, i64 round, i64 chunks)`, inside a run: a chunk
     of the step that nobody has taken in this round, or -1;
-    `void cnnc_done(ptr step)`: a chunk is done;
+    `void cnnc_done(ptr step, i64 chunks)`: so many more chunks are done;
     `void cnnc_wait(ptr step, i64 chunks)`: until so many chunks are done, over all rounds;
     `void cnnc_team_destroy(ptr team)`, with no run under way.
 

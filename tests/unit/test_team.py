@@ -55,7 +55,7 @@ work:
   %error = zext i1 %wrong to i64
   %ignored = atomicrmw add ptr %errors, i64 %error monotonic
   store i64 %next, ptr %own
-  call void @cnnc_done(ptr %step)
+  call void @cnnc_done(ptr %step, i64 1)
   br label %pick
 wait:
   %target = mul i64 %next, {CHUNKS}
@@ -91,7 +91,7 @@ pick:
   br i1 %some, label %work, label %done
 work:
   %ignored = atomicrmw add ptr %sum, i64 1 monotonic
-  call void @cnnc_done(ptr %step)
+  call void @cnnc_done(ptr %step, i64 1)
   br label %pick
 done:
   ret void
@@ -99,7 +99,7 @@ done:
 """
 DECLARE = """
 declare i64 @cnnc_take(ptr, i64, i64, i64, i64)
-declare void @cnnc_done(ptr)
+declare void @cnnc_done(ptr, i64)
 declare void @cnnc_wait(ptr, i64)
 """
 LOADING = threading.Lock()
