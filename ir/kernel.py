@@ -62,12 +62,12 @@ class Kernel(ABC):
     `microseconds` is the predicted time on one thread; `error` the largest error of an approximate
     kernel on sample data, relative to the result's range, and `saved` the predicted time that it
     takes less than the best one that is not approximate; `placed` is set by the memory plan where
-    operands were written straight into their `slices` of the result. `images` is how many images
+    operands were written straight into their `slices` of the result, or the result is left where
+    it lies in its operand (`piece`). `images` is how many images
     the kernel computes at once where a run has several (`Graph.group`).
     """
 
     name: ClassVar[str]
-    joins: ClassVar[bool] = False  # puts its operands side by side (`slices`)
     native: ClassVar[bool] = True  # False: runs the op's own `evaluate`, in NumPy
     approximate: ClassVar[bool] = False  # its rounding errors need checking
     several: ClassVar[bool] = (
@@ -140,6 +140,11 @@ class Kernel(ABC):
     def slices(self, site: Site) -> tuple[int, ...] | None:
         """The element of the result at which each operand would start, if the result is just its
         operands one after the other in memory; else None. Layouts are known."""
+        return None
+
+    def piece(self, site: Site) -> int | None:
+        """The element of the first operand at which the result starts, if it is a part of that in
+        one piece, with the same layout; else None. Layouts are known."""
         return None
 
     def idle(self, site: Site) -> bool:

@@ -25,8 +25,8 @@ Planned graphs whose memory is planned (they have places):
 10. No two values that are live at once share bytes, except a node's result with the operand whose
     memory its kernel takes over (`Kernel.in_place`, not read later) or passes on unchanged
     (`Kernel.alias`); they then start at the same byte; or with operands that were written straight
-    into their slices of it (`Kernel.placed`). Inputs and constants are never written. Kernels can
-    be asked only with a `Target`; without one this is not checked.
+    into their slices of it, or of which it is a piece (`Kernel.placed`). Inputs and constants are
+    never written. Kernels can be asked only with a `Target`; without one this is not checked.
 11. Kernels that compute several images at once can do so (`Kernel.several`), all for as many, and
     the batch is symbolic. What they read and write is in the arena; there every image of a group
     has its own memory, one right behind the other. So has all that is kept (`Graph.kept`), at any
@@ -36,7 +36,7 @@ Planned graphs whose memory is planned (they have places):
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cnnc.ir.graph import Graph, Level, Node, Place, Region
 from cnnc.ir.location import CnncError, Diagnostic, Location, VerifyError
@@ -299,33 +299,33 @@ def _overlaps(graph: Graph, target: Target) -> Iterator[Diagnostic]:
     live = list(tenants.values())
     for index, node in enumerate(graph.nodes):
         live = [tenant for tenant in live if tenant.until >= make.stretch[index].start]
-        views, takes = _rights(graph, node, target)
+        viewed, takes = _rights(graph, node, target)
         parts = _parts(graph, node, target)
         for result in node.results:
             if result in graph.unsized:
                 continue
             mine = make.make(result, index)
             tenants[result] = mine
+            place = graph.places[result]
             meeting = [tenant for tenant in live if mine.meets(tenant)]
-            seen = [tenant for tenant in meeting if tenant in map(tenants.get, views)]
-            same = [t for t in seen if (t.start, t.stride) == (mine.start, mine.stride)]
-            if any(mine.end <= tenant.end for tenant in same):
-                meeting = same  # the parts of what is viewed lay there before
+            seen = tenants.get(viewed[0]) if viewed and place == viewed[1] else None
+            if seen in meeting and seen is not None and mine.end <= seen.end:
+                meeting = [seen]  # the parts of what is viewed lay there before
             for other in meeting:
-                is_operand = other.start == mine.start and other.stride == mine.stride
-                if is_operand and other in map(tenants.get, views):
+                if other is seen:
                     other.until = max(other.until, mine.until)
                     other.read = max(other.read, mine.read)
                     other.end = max(other.end, mine.end)
                     tenants[result] = other
                     continue
-                if is_operand and other.read == index and other in map(tenants.get, takes):
+                same = [tenants.get(name) for name in takes if graph.places[name] == place]
+                if other.read == index and other in same:
                     continue
                 starts = [start for name, start in parts if tenants.get(name) is other]
                 within = other.end <= mine.end and other.stride == mine.stride
                 if other.start - mine.start in starts and within:
                     continue
-                place, when = graph.places[result], "here" if other.read == index else "later"
+                when = "here" if other.read == index else "later"
                 yield _problem(
                     10,
                     f"`{result}` at {place} overwrites `{other.name}`, which is read {when}",
@@ -335,13 +335,25 @@ def _overlaps(graph: Graph, target: Target) -> Iterator[Diagnostic]:
                 live.append(mine)
 
 
-def _rights(graph: Graph, node: Node, target: Target) -> tuple[Sequence[str], Sequence[str]]:
-    """(operands that the result may be a view of, operands whose memory it may take over)."""
+def _rights(
+    graph: Graph, node: Node, target: Target
+) -> tuple[tuple[str, Place] | None, Sequence[str]]:
+    """(the operand that the result may be a view of and where it then is, operands whose memory
+    it may take over)."""
     if node.kernel is None:
-        return (), ()
+        return None, ()
     site = graph.site(node, target)
-    views = node.operands[:1] if node.kernel.alias(site) else ()
-    return views, [node.operands[i] for i in node.kernel.in_place(site)]
+    takes = [node.operands[i] for i in node.kernel.in_place(site)]
+    start = 0 if node.kernel.alias(site) else None
+    if node.kernel.placed:
+        start = node.kernel.piece(site)
+    if start is None or node.operands[0] not in graph.places:
+        return None, takes
+    place = graph.places[node.operands[0]]
+    if start and place.region is not Region.ARENA:
+        return None, takes
+    offset = place.offset + start * site.result.dtype.bytes
+    return (node.operands[0], replace(place, offset=offset)), takes
 
 
 def _parts(graph: Graph, node: Node, target: Target) -> list[tuple[str, int]]:

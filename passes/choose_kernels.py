@@ -44,6 +44,23 @@ class Choice:
     result: int
     cycles: float
 
+    def is_piece(self, site: Site) -> bool:
+        """Whether the result can stay where it lies in the first operand."""
+        return self.kernel.piece(self._laid(site)) is not None
+
+    def shares_memory(self, site: Site) -> bool:
+        """Whether the result can be a part of the first operand, or the operands of the result."""
+        return self.is_piece(site) or self.kernel.slices(self._laid(site)) is not None
+
+    def _laid(self, site: Site) -> Site:
+        """The site with the layouts of this choice, without borders."""
+        operands = zip(site.operands, self.operands, strict=True)
+        return replace(
+            site,
+            operands=tuple(type.with_layout(Layout(block)) for type, block in operands),
+            results=tuple(type.with_layout(Layout(self.result)) for type in site.results),
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChooseKernels(Pass):
@@ -104,7 +121,7 @@ def _alternatives(graph: Graph, context: Context) -> dict[str, list[Choice]]:
         site = graph.site(node, context.target)
         if site not in known:
             known[site] = candidates(site, context)
-        offered = _with_borders(graph, node, site, known[site])
+        offered = _with_borders(graph, node, site, _with_pieces(graph, node, site, known[site]))
         choices = _best(graph, node, site, offered, context.max_rel_err)
         if not choices:
             raise PassError(
@@ -132,6 +149,14 @@ def candidates(site: Site, context: Context) -> list[Choice]:
     for kernel, cycles in _corrected(kernels, site, context):
         timed = replace(kernel, microseconds=context.target.microseconds(cycles))
         found.append(Choice(timed, *kernel.blocks(site), cycles))
+    return sorted(found, key=lambda choice: choice.cycles)
+
+
+def _with_pieces(graph: Graph, node: Node, site: Site, choices: list[Choice]) -> list[Choice]:
+    """The choices, fastest first, where those take no time whose result stays in its operand."""
+    if not node.operands or node.operands[0] in graph.inputs or node.name in graph.output_values:
+        return choices
+    found = [replace(choice, cycles=0.0) if choice.is_piece(site) else choice for choice in choices]
     return sorted(found, key=lambda choice: choice.cycles)
 
 
@@ -263,13 +288,14 @@ class _Layouts:
         )
 
     def _share_halos(self) -> None:
-        """Gives what a kernel joins the same border as the result, so that it need not be moved."""
-        joins = [n for n in self.graph.nodes if self.picked[n.name].kernel.joins]
+        """Gives what a kernel joins or cuts the border of the result, so that nothing need move."""
+        nodes, picked = self.graph.nodes, self.picked
+        sharing = [n for n in nodes if picked[n.name].shares_memory(self.sites[n.name])]
         changed = True
         while changed:
             changed = False
-            for node in joins:
-                block = self.picked[node.name].result
+            for node in sharing:
+                block = picked[node.name].result
                 keys = [(value, block) for value in (*node.operands, node.name)]
                 halos = [self.halos.get(key, NO_HALO) for key in keys]
                 widest: Halo = tuple(map(max, *halos))

@@ -1,16 +1,17 @@
 """plan-memory: where every value lives during a run, and the exact peak.
 
 Values that share memory by nature come first: a reshape is its operand, a residual add may write
-over its dying operand, an output is written straight into the caller's array. What remains gets
-offsets in one arena, largest first into the lowest gap among the values alive at the same time
-(Pisarchyk and Lee, 2020). Offsets are for one image, since the batch runs image by image; what is
-kept for every image of a group (`Graph.kept`) has as many times the memory, for as long as any
-image is in the stretches that make and read it. Values with a size that is known at run time only
-have no place: only nodes in NumPy make and read them.
+over its dying operand, a slice in one piece stays where it is, an output is written straight into
+the caller's array. What remains gets offsets in one arena, largest first into the lowest gap among
+the values alive at the same time (Pisarchyk and Lee, 2020). Offsets are for one image, since the
+batch runs image by image; what is kept for every image of a group (`Graph.kept`) has as many times
+the memory, for as long as any image is in the stretches that make and read it. Values with a size
+that is known at run time only have no place: only nodes in NumPy make and read them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
@@ -78,26 +79,27 @@ class _Planner:
         self.end = len(graph.nodes)
         self.last_use = {o: step for step, node in enumerate(graph.nodes) for o in node.operands}
         self.outputs = {v: Place(Region.OUTPUT, i) for i, (_, v) in enumerate(graph.outputs)}
-        self.given = self._given()
+        self.given = self._viewed(self.outputs)  # the values that lie in a caller's array
         self.grouped = {
             name
             for node in graph.nodes
             if node.kernel and node.kernel.images > 1
             for name in (*node.operands, *node.results)
         }
+        self.own = self.given | self._viewed(self.grouped)  # no part of others, nor have they parts
         self.of: dict[str, _Group] = {}
         self.groups: list[_Group] = []
         for index, name in enumerate(graph.inputs):
             self._put(name, _Group(0, -1, self.end, fixed=Place(Region.INPUT, index)), 0)
 
-    def _given(self) -> set[str]:
-        """The values that lie in a caller's array: the outputs and what they are views of."""
-        given = set(self.outputs)
+    def _viewed(self, names: Iterable[str]) -> set[str]:
+        """Some values and what they are views of."""
+        found = set(names)
         for node in reversed(self.graph.nodes):
-            if node.name in given and node.kernel is not None:
+            if node.name in found and node.kernel is not None:
                 if node.kernel.alias(self.graph.site(node, self.context.target)):
-                    given.add(node.operands[0])
-        return given
+                    found.add(node.operands[0])
+        return found
 
     def _put(self, name: str, group: _Group, offset: int) -> None:
         if group not in self.groups:
@@ -110,15 +112,19 @@ class _Planner:
         assert node.kernel is not None, "plan-memory runs after choose-kernels"
         kernel = replace(node.kernel, placed=())
         site = self.graph.site(node, self.context.target)
+        start = self._piece(node, kernel, site)
+        if start is not None:
+            kernel = replace(kernel, placed=(0,))
         for result in node.results:
             if result in self.graph.unsized:
                 continue  # allocated when its size is known
-            host = self._host(step, node.operands, kernel, site, result)
+            host = node.operands[0] if start is not None else self._host(step, node, site, result)
             if host is None:
                 size = self.graph.types[result].image.physical_bytes
                 group, offset = _Group(size, step, step), 0
             else:
-                group, offset = self.of[host], self.of[host].members[host]
+                group = self.of[host]
+                offset = group.members[host] + (start or 0)
             self._put(result, group, offset)
             group.last = max(group.last, self.last_use.get(result, step))
             if result in self.outputs:
@@ -129,10 +135,18 @@ class _Planner:
             kernel = replace(kernel, placed=self._join(node, slices))
         return replace(node, kernel=kernel)
 
-    def _host(
-        self, step: int, operands: tuple[str, ...], kernel: Kernel, site: Site, result: str
-    ) -> str | None:
+    def _piece(self, node: Node, kernel: Kernel, site: Site) -> int | None:
+        """The byte of the first operand at which the result stays, if it can stay there."""
+        group = self.of.get(node.operands[0]) if node.operands else None
+        if group is None or group.fixed is not None or self.own & {*group.members, node.name}:
+            return None
+        start = kernel.piece(site)
+        return None if start is None else start * site.result.dtype.bytes
+
+    def _host(self, step: int, node: Node, site: Site, result: str) -> str | None:
         """The operand whose memory the result takes: an alias, or one that dies here."""
+        kernel, operands = node.kernel, node.operands
+        assert kernel is not None
         if kernel.alias(site):
             return operands[0]
         if result in self.given:

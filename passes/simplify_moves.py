@@ -6,17 +6,19 @@ slice(transpose(x)) = transpose(slice(x)) and the same for a reshape that takes 
                                           1, if the transpose moves a symbolic batch: as in the
                                           queries, keys and values of attention, where what is left
                                           of it moves the batch no more
+concat(slice(x), slice(x)) = slice(x)     if the one begins where the other ends
 border(x) = pad(x)                        if it surrounds maps with a constant
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import ClassVar, TypeVar
 
 from cnnc.ir.graph import Builder, Node
-from cnnc.ir.ops import Border, Filling, Pad, Reshape, Slice, Transpose
-from cnnc.ir.types import Dim
+from cnnc.ir.ops import Border, Concat, Filling, Pad, Reshape, Slice, Transpose
+from cnnc.ir.types import Dim, known
 from cnnc.passes.base import Rule, RulePass, merge_locations
 
 T = TypeVar("T")
@@ -114,6 +116,35 @@ def _written(new: Dim, old: Dim) -> int:
     return 0 if new == old else -1
 
 
+def join_slices(builder: Builder, node: Node) -> bool:
+    """concat(slice(x), slice(x)) = slice(x), side by side, and so among more operands"""
+    if not isinstance(node.op, Concat):
+        return False
+    axis, names = node.op.axis, node.operands
+    for i, (first, second) in enumerate(pairwise(names)):
+        one, two = (_cut_along(builder, name, axis) for name in (first, second))
+        if one is None or two is None or one[0] != two[0] or one[1].stop != two[1].start:
+            continue
+        cut = Slice(axes=(axis,), starts=(one[1].start,), stops=(two[1].stop,), steps=(1,))
+        joined = builder.add(cut, one[:1], builder.fresh(f"{node.name}.cut"), node.locations)
+        builder.replace(node, operands=(*names[:i], joined, *names[i + 2 :]))
+        builder.sweep([first, second])
+        return True
+    return False
+
+
+def _cut_along(builder: Builder, value: str, axis: int) -> tuple[str, range] | None:
+    """(x, the places of this axis that are taken), if `value` is a slice along it in one piece."""
+    node = builder.producer(value)
+    if node is None or not isinstance(node.op, Slice) or node.op.axes != (axis,):
+        return None
+    size = known(builder.types[node.operands[0]].shape[axis])
+    if size is None or node.op.steps != (1,):
+        return None
+    places = range(*slice(node.op.starts[0], node.op.stops[0]).indices(size))
+    return (node.operands[0], places) if places else None
+
+
 def border_to_pad(builder: Builder, node: Node) -> bool:
     """border(x) = pad(x) around maps, which convolutions and pools take in"""
     op = node.op
@@ -128,7 +159,7 @@ def border_to_pad(builder: Builder, node: Node) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class SimplifyMoves(RulePass):
-    """Merge transposes; turn them into reshapes, and borders into padding, where that is enough."""
+    """Merge transposes and slices; reshape in place of transposes, pad in place of borders."""
 
     name: ClassVar[str] = "simplify-moves"
     rules: ClassVar[tuple[Rule, ...]] = (
@@ -136,5 +167,6 @@ class SimplifyMoves(RulePass):
         transpose_to_reshape,
         slice_before_transpose,
         squeeze_before_transpose,
+        join_slices,
         border_to_pad,
     )

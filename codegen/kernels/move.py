@@ -44,7 +44,6 @@ class ConcatKernel(Kernel):
     """Concatenation in a layout with this `block`. Operands that are in place are not moved."""
 
     name: ClassVar[str] = "concat"
-    joins: ClassVar[bool] = True
     block: int
 
     @classmethod

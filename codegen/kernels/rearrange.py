@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from math import prod
 from typing import ClassVar
 
 from cnnc.codegen.kernels.boxes import Box, boxes
@@ -54,6 +55,20 @@ class Rearrange(Kernel):
         bytes_ = moved + site.result.physical_elements * site.result.dtype.bytes
         work = sum(box_cycles(box, site.target.lanes) for box in found)
         return 300 + work + bytes_ / site.target.stream_bytes_per_cycle(bytes_)
+
+    def piece(self, site: Site) -> int | None:
+        x, y = site.operands[0], site.result
+        if not isinstance(site.op, Slice) or x.layout != y.layout:
+            return None
+        places = site.op.ranges(x)
+        cut = [axis for axis, size in enumerate(x.dims) if places[axis] != range(size)]
+        axis = cut[0] if cut else 0
+        start, block = places[axis].start if cut else 0, x.layout.block if axis == 1 else 1
+        in_order = len(places[axis]) == 1 or places[axis].step == 1
+        inside = axis < 2 or x.layout.is_plain  # else borders or blocks lie between
+        if len(cut) > 1 or prod(x.dims[:axis]) > 1 or not in_order or not inside or start % block:
+            return None
+        return start // block * prod(x.physical[axis + 1 :])
 
     def program(self, site: Site) -> Program:
         p = ProgramBuilder(self.name)

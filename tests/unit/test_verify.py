@@ -15,7 +15,7 @@ from cnnc.ir.kernel import Kernel, Site
 from cnnc.ir.location import Location, VerifyError
 from cnnc.ir.loops import Program
 from cnnc.ir.op import Op
-from cnnc.ir.ops import Add, Concat, Conv2d, Flatten, Relu, Reorder
+from cnnc.ir.ops import Add, Concat, Conv2d, Flatten, Relu, Reorder, Slice
 from cnnc.ir.types import Layout, Sym, TensorType
 from cnnc.ir.verify import check, verify
 
@@ -107,6 +107,7 @@ class Plain(Kernel):
     over: tuple[int, ...] = ()
     view: bool = False
     starts: tuple[int, ...] | None = None
+    part: int | None = None
 
     @classmethod
     def candidates(cls, site: Site) -> Iterable[Kernel]:
@@ -126,6 +127,9 @@ class Plain(Kernel):
 
     def slices(self, site: Site) -> tuple[int, ...] | None:
         return self.starts
+
+    def piece(self, site: Site) -> int | None:
+        return self.part
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -274,6 +278,31 @@ def test_10_a_view_keeps_its_memory_in_use() -> None:
 
     assert codes(graph(16)) == []
     assert codes(graph(0)) == ["V10"]
+
+
+def test_10_a_piece_lies_where_its_kernel_says() -> None:
+    half = Slice(axes=(1,), starts=(1,), stops=(3,), steps=(1,))
+    piece = Plain(part=1, placed=(0,))
+
+    def graph(b: int, kernel: Kernel, c: int, last: str = "b") -> Graph:
+        return chain(
+            {
+                "a": (RELU, ("x",), 0, None),
+                "b": (half, ("a",), b, kernel),
+                "c": (RELU, ("b",), c, Plain(over=(0,))),
+                "d": (RELU, (last,), 48, None),
+                "y": (Add(), ("d", "c"), -1, None),
+            },
+            ("y",),
+        )
+
+    assert codes(graph(4, piece, 16)) == []
+    assert codes(graph(8, piece, 16)) == ["V10"]  # not where the kernel says
+    assert codes(graph(4, Plain(part=1), 16)) == ["V10"]  # it would be copied onto its operand
+    assert codes(graph(4, piece, 4, last="c")) == []  # %c takes its place over when it dies
+    assert codes(graph(4, piece, 4)) == ["V10"]
+    assert codes(graph(4, piece, 12, last="c")) == ["V10"]  # half in the piece
+    assert codes(graph(4, piece, 0)) == ["V10"]  # %a is in use as long as its piece
 
 
 def test_10_slices_of_a_concatenation_lie_where_its_kernel_says() -> None:
