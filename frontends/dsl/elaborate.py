@@ -137,6 +137,9 @@ class Elaborator(Expander):
             message = f"`for` goes over a list or a range, this is {kind(values)}"
             help = f"`1..{values}`" if type(values) is int else ""
             raise self.error(frame, "E0401", message, statement.values.span, help=help)
+        rounds = values.stop - values.start if isinstance(values, range) else len(values)
+        if not _ends_block(frame, list(tree.walk(statement))):  # then it goes round to the end
+            self.afford(rounds * (1 + len(statement.body)), statement.values.span)
         for value in values:
             self.spend(1, statement.values.span)
             self._bind(frame, statement.pattern, value)

@@ -103,8 +103,12 @@ class Evaluator(ABC):
 
     def spend(self, steps: int, span: Span) -> None:
         """Counts work and ends the run where there is too much of it."""
+        self.afford(steps, span)
         self._steps += steps
-        if self._steps > MAX_STEPS:
+
+    def afford(self, steps: int, span: Span) -> None:
+        """Ends the run if there would be too much work with so many steps more."""
+        if self._steps + steps > MAX_STEPS:
             message = f"expanding the model takes more than {MAX_STEPS} steps"
             self.reporter.abort("E0406", message, span, help="reduce the counts of its loops")
 

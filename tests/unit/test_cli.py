@@ -422,6 +422,22 @@ def test_interrupt_is_quiet(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert result.exit_code == 130 and not result.output
 
 
+@pytest.mark.parametrize("module", ["cnnc.cli", "click", "cnnc.ir.location"])
+def test_interrupts_are_quiet_while_the_command_is_imported(module: str) -> None:
+    code = f"""if True:
+        import sys
+        class Interrupt:
+            def find_spec(self, name, path=None, target=None):
+                if name == "{module}":
+                    raise KeyboardInterrupt
+        sys.meta_path.insert(0, Interrupt())
+        from cnnc.__main__ import main
+        main()
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")
+
+
 def test_broken_pipe_is_quiet(tiny: str) -> None:
     command = [sys.executable, "-m", "cnnc", "inspect", tiny, "--after-all"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from cnnc.frontends import load
 from cnnc.frontends.dsl import load_file, load_text
+from cnnc.frontends.dsl.elaborate import Elaborator
 from cnnc.ir.graph import Graph
 from cnnc.ir.location import CnncError
 
@@ -129,6 +130,23 @@ def test_paths_stay_inside(name: str, tmp_path: Path) -> None:
 def test_a_text_reads_no_files() -> None:
     with pytest.raises(CnncError, match="E0503"):
         load_text(model('weights "a.npz"\ny = x -> conv(1, 1)'))
+
+
+@pytest.mark.parametrize("body", ["k = i", "x = x -> relu\nif i == 9 {\nk = i\n}", "k = x.none"])
+def test_loops_that_are_too_long_do_not_begin(body: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    rounds = []
+    monkeypatch.setattr(Elaborator, "_bind", lambda *given: rounds.append(given))
+    for loop in (f"for i in 1..1099511627776 {{\n{body}\n}}", "for i in -5..400000 {\n}"):
+        with pytest.raises(CnncError, match="E0406") as caught:
+            load_text(model(loop), "a.cnn")
+        assert "for i in" in str(caught.value)  # where it is
+    assert not rounds
+
+
+def test_a_loop_may_return_long_before_its_end() -> None:
+    block = "block f() {\nfor i in 1..1099511627776 {\nif i == 3 {\nreturn in -> relu * i\n}\n}\n}"
+    graph = load_text(model("x = x -> f", block), "a.cnn")
+    assert len(graph.nodes) == 3
 
 
 PIECES = st.sampled_from(
