@@ -40,7 +40,7 @@ from cnnc.record import read_record
 from cnnc.report import KernelRow, Memory, PassRow, Report
 from cnnc.runtime import plain
 from cnnc.runtime.artifact import Artifact, Manifest, Tensor
-from cnnc.runtime.executable import Executable, Run
+from cnnc.runtime.executable import Executable, Prepare
 from cnnc.runtime.memory import uncollected
 from cnnc.runtime.mixed import MixedExecutable
 from cnnc.sources import resolve, zoo_models
@@ -327,11 +327,11 @@ def _maker(built: Build) -> Make:
     graph = replace(built.planned, constants=constants)
 
     def make(
-        manifest: Manifest, weights: Array, addresses: Sequence[int], threads: int, run: Run
+        manifest: Manifest, weights: Array, addresses: Sequence[int], threads: int, prepare: Prepare
     ) -> Executable:
         native = iter(addresses)
         steps = [next(native) if s.is_native else s.nodes[0] for s in segments]
-        return MixedExecutable(manifest, weights, graph, steps, threads, run)
+        return MixedExecutable(manifest, weights, graph, steps, threads, prepare)
 
     return make
 

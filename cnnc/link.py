@@ -18,14 +18,14 @@ from cnnc.model import CompiledModel
 from cnnc.runtime import artifact as files
 from cnnc.runtime import plain
 from cnnc.runtime.artifact import Artifact, Machine, Manifest
-from cnnc.runtime.executable import Executable, Run
+from cnnc.runtime.executable import Executable, Prepare
 
 if TYPE_CHECKING:
     from cnnc.ir.target import Target
     from cnnc.report import Report
 
-Make = Callable[[Manifest, Any, list[int], int, Run], Executable]
-"""Makes what runs the code of a manifest: `make(manifest, weights, addresses, threads, run)`."""
+Make = Callable[[Manifest, Any, list[int], int, Prepare], Executable]
+"""Makes what runs code: `make(manifest, weights, addresses, threads, prepare)`."""
 
 
 def load_compiled(path: str | Path, threads: int | None = None) -> CompiledModel:
@@ -61,7 +61,7 @@ def link(
     steps = [code.address(symbol) for symbol in manifest.steps]
     count = usable_cores() if threads is None else threads
     used = min(count, manifest.parts)
-    executable = make(manifest, artifact.weights, steps, used, team(used).run)
+    executable = make(manifest, artifact.weights, steps, used, team(used).prepare)
     seconds = None if start is None else perf_counter() - start
     report = partial(_report, artifact, count, manifest.scratch_bytes * used, seconds)
     return CompiledModel(artifact, executable, count, report, code)

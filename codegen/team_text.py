@@ -238,6 +238,20 @@ over:
 }}
 """
 
+# To hand over an argument takes Python longer than to load all of them.
+_CALL = """
+define void @cnnc_team_call(ptr %request) {
+entry:
+  %function_at = getelementptr ptr, ptr %request, i64 1
+  %context_at = getelementptr ptr, ptr %request, i64 2
+  %team = load ptr, ptr %request
+  %function = load ptr, ptr %function_at
+  %context = load ptr, ptr %context_at
+  call void @cnnc_team_run(ptr %team, ptr %function, ptr %context)
+  ret void
+}
+"""
+
 # Workers take no signals: the program's own threads handle them.
 _LIFE = f"""
 define internal void @cnnc_stop(ptr %team, i64 %last) {{
@@ -330,6 +344,7 @@ def team_text(triple: str) -> str:
 
     `ptr cnnc_team_create(i64 threads, i64 spin_ns)`, null where threads cannot be had;
     `void cnnc_team_run(ptr team, ptr function, ptr context)`, one run of a team at a time;
+    `void cnnc_team_call(ptr request)`, the same with its three arguments in memory;
     `i64 cnnc_take(ptr step, i64 tid, i64 threads, i64 round, i64 chunks)`, inside a run: a chunk
     of the step that nobody has taken in this round, or -1;
     `void cnnc_done(ptr step, i64 chunks)`: so many more chunks are done;
@@ -341,5 +356,5 @@ def team_text(triple: str) -> str:
     arch, _, system = triple.partition("-")
     declaration, pause = _PAUSE.get(arch, ("", ""))
     life = _LIFE.replace("SETMASK", "2" if "linux" in system else "3")  # SIG_SETMASK
-    run = (_SHARES + _RUN).replace("PAUSE", pause)
+    run = (_SHARES + _RUN + _CALL).replace("PAUSE", pause)
     return declaration + _LAYOUT + gate_text(arch, system, pause) + run + life

@@ -33,7 +33,7 @@ from cnnc.runtime.memory import aligned_empty
 if TYPE_CHECKING:
     from cnnc.ir.op import Array
 
-VERSION = 3  # of the file, of `cnnc.ir.calling` and of the thread team
+VERSION = 4  # of the file, of `cnnc.ir.calling` and of the thread team
 SUFFIX = ".cnnca"
 
 _MAGIC = b"cnnca\r\n\x1a"  # a transfer as text would change the line end

@@ -9,7 +9,8 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from math import prod
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -27,9 +28,13 @@ if TYPE_CHECKING:
 ARENA, WEIGHTS, SCRATCH, IMAGES, PROFILE, COUNTERS, ROUND, GROUPS, ARRAYS = map(int, Slot)
 
 _FITS = 64  # different shapes that an executable remembers
+_COPIED_BYTES = 8192  # of arrays in a call: to copy so much is faster than to ask where it is
 
-Run = Callable[[int, int], None]
-"""`run(function, context)` calls the function, given by its address, on all threads."""
+Prepare = Callable[[int, int], Callable[[], None]]
+"""`prepare(function, context)()` calls the function, given by its address, on all threads."""
+
+
+_Kind = tuple[tuple[int, ...], np.dtype[np.generic]]  # of an array
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +42,9 @@ class _Fit:
     """What a call with inputs of certain shapes amounts to."""
 
     images: int
-    results: tuple[tuple[tuple[int, ...], np.dtype[np.generic]], ...]
+    inputs: tuple[_Kind, ...]
+    results: tuple[_Kind, ...]
+    copied: bool  # whether the code works on arrays of the workspace, not on the caller's
 
 
 # All that the checks of inputs look at: of each array its type, its shape and its elements' type.
@@ -45,9 +52,19 @@ _Kinds = tuple[type | tuple[int, ...] | np.dtype[np.generic], ...]
 
 
 class Workspace:
-    """Arena, scratch, counters and context of one call at a time."""
+    """Arena, scratch, counters, context and steps of one call at a time.
 
-    def __init__(self, manifest: Manifest, weights: Array, threads: int) -> None:
+    While its context is set up for calls of a `fit`, `inputs` and `results` are what they work on.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        weights: Array,
+        threads: int,
+        steps: Sequence[int],
+        prepare: Prepare,
+    ) -> None:
         self.memory = aligned_empty(manifest.arena_bytes)
         self.scratch = aligned_empty(manifest.scratch_bytes * threads)
         self.counters = aligned_empty(len(manifest.nodes) * (threads + 1) * STEP_LINE)
@@ -57,7 +74,32 @@ class Workspace:
         self.context[WEIGHTS] = weights.ctypes.data
         self.context[SCRATCH] = self.scratch.ctypes.data
         self.context[COUNTERS] = self.counters.ctypes.data
-        self.address = ctypes.addressof(self.context)
+        where = ctypes.addressof(self.context)
+        self.steps = [prepare(step, where) for step in steps]
+        self.fit: _Fit | None = None
+        self.inputs: list[Array] = []
+        self.results: list[Array] = []
+
+    def point(self, images: int, arrays: Iterable[Array]) -> None:
+        """Has the next run work on these inputs and outputs."""
+        self.fit = None
+        context, place = self.context, ARRAYS
+        context[IMAGES] = images
+        for array in arrays:
+            context[place] = address(array)
+            place += 1
+
+    def suit(self, fit: _Fit) -> None:
+        """Has the next runs work on arrays of its own."""
+        self.inputs = [_aligned(*kind) for kind in fit.inputs]
+        self.results = [_aligned(*kind) for kind in fit.results]
+        self.point(fit.images, self.inputs + self.results)
+        self.fit = fit
+
+
+def _aligned(shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> Array:
+    """A new array that starts on a cache line."""
+    return aligned_empty(prod(shape) * dtype.itemsize).view(dtype).reshape(shape)
 
 
 def _no_mapping(what: str, given: object, names: Iterable[str]) -> Diagnostic:
@@ -74,20 +116,29 @@ def _sized(type: TensorType) -> TensorType:
 class Executable:
     """Loaded code with its weights, ready to run.
 
+    `can_copy` says whether a call runs native steps only, which may work on copies of its arrays.
+
     Args:
         manifest: what the code expects.
         weights: the packed weights, which the code reads.
         steps: the addresses of the functions to call, in order.
         threads: how many threads `run` uses.
-        run: calls a function on these threads.
+        prepare: gives what calls a function on these threads.
     """
 
+    can_copy: ClassVar[bool] = True
+
     def __init__(
-        self, manifest: Manifest, weights: Array, steps: Sequence[int], threads: int, run: Run
+        self,
+        manifest: Manifest,
+        weights: Array,
+        steps: Sequence[int],
+        threads: int,
+        prepare: Prepare,
     ) -> None:
         self.manifest, self.weights, self.steps = manifest, weights, tuple(steps)
         self.threads = threads
-        self._run = run
+        self._prepare = prepare
         self._inputs = {tensor.name: tensor.type for tensor in manifest.inputs}
         self._outputs = {tensor.name: tensor.type for tensor in manifest.outputs}
         self._input_names, self._output_names = self._inputs.keys(), tuple(self._outputs)
@@ -153,8 +204,8 @@ class Executable:
         Raises:
             InputError: as for `run`.
         """
-        # A small network takes microseconds: what is written here and in `_execute` shows in its
-        # time. Loops take half the time of comprehensions, which are functions.
+        # A small network takes microseconds: what is written here shows in its time. So there are
+        # loops, which take half the time of `zip` and comprehensions, and few calls.
         kinds: _Kinds = ()
         try:
             for array in inputs:
@@ -162,6 +213,33 @@ class Executable:
             fit = self._fits.get(kinds) or self._fit(inputs, kinds)
         except AttributeError:  # not an array
             fit = self._fit(inputs, ())
+        if not fit.copied or out is not None or cycles is not None:
+            return self._call_in_place(fit, inputs, out, cycles)
+        space = self._workspace()
+        if space.fit is not fit:
+            space.suit(fit)
+        mine, i = space.inputs, 0
+        for array in inputs:
+            mine[i][...] = array
+            i += 1
+        for step in space.steps:
+            step()
+        if self.threads > 1:
+            self._count(space, fit.images)
+        results = []
+        for array in space.results:
+            results.append(array.copy())
+        self._pool.append(space)
+        return results
+
+    def _call_in_place(
+        self,
+        fit: _Fit,
+        inputs: Sequence[Array],
+        out: Sequence[Array | None] | None,
+        cycles: Array | None,
+    ) -> list[Array]:
+        """As `call`, on the caller's inputs and on the arrays that he gets."""
         arrays = []
         for array in inputs:
             arrays.append(array if array.flags.carray else packed(array))
@@ -172,10 +250,7 @@ class Executable:
         else:
             results = self._results(fit, arrays, out)
         if fit.images:
-            try:
-                space = self._pool.pop()
-            except IndexError:
-                space = Workspace(self.manifest, self.weights, self.threads)
+            space = self._workspace()
             if cycles is not None:
                 space.context[PROFILE] = address(cycles)
             self._execute(space, fit.images, arrays, results)
@@ -183,12 +258,22 @@ class Executable:
             self._pool.append(space)  # not after an error, which leaves its counters in disorder
         return results
 
+    def _workspace(self) -> Workspace:
+        """One that no call uses, no longer in the pool."""
+        try:
+            return self._pool.pop()
+        except IndexError:
+            return Workspace(self.manifest, self.weights, self.threads, self.steps, self._prepare)
+
     def _fit(self, inputs: Sequence[Array], kinds: _Kinds) -> _Fit:
         """Checks the inputs in full, and remembers their shapes."""
         sizes = check_inputs(self._inputs, dict(zip(self._inputs, inputs, strict=True)))
         images = next(iter(sizes.values()), 1)  # the batch is the only symbol left
         types = [_sized(type.bind(sizes)) for type in self._outputs.values()]
-        fit = _Fit(images, tuple((type.dims, type.dtype.numpy) for type in types))
+        taken = tuple((array.shape, array.dtype) for array in inputs)
+        given = tuple((type.dims, type.dtype.numpy) for type in types)
+        moved = sum(prod(shape) * dtype.itemsize for shape, dtype in taken + given)
+        fit = _Fit(images, taken, given, self.can_copy and 0 < images and moved <= _COPIED_BYTES)
         if len(self._fits) >= _FITS:
             self._fits.clear()
         self._fits[kinds] = fit
@@ -228,15 +313,14 @@ class Executable:
     def _execute(
         self, space: Workspace, images: int, inputs: list[Array], outputs: list[Array]
     ) -> None:
-        context, place = space.context, ARRAYS
-        context[IMAGES] = images
-        for array in inputs + outputs:
-            context[place] = address(array)
-            place += 1
-        for step in self.steps:
-            self._run(step, space.address)
-        if self.threads == 1:  # which counts nothing: see `share` in the schedule
-            return
-        context[ROUND] += images
+        space.point(images, inputs + outputs)
+        for step in space.steps:
+            step()
+        if self.threads > 1:
+            self._count(space, images)
+
+    def _count(self, space: Workspace, images: int) -> None:
+        """Counts a run, where threads share out its steps: see `share` in the schedule."""
+        space.context[ROUND] += images
         groups, rest = divmod(images, self.manifest.group)
-        context[GROUPS] += groups + (rest if rest < self.manifest.least else 1)
+        space.context[GROUPS] += groups + (rest if rest < self.manifest.least else 1)

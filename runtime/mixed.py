@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 
 from cnnc.ir.graph import Graph, Node, Region
 from cnnc.ir.op import Array
 from cnnc.runtime.artifact import Manifest
-from cnnc.runtime.executable import ARRAYS, GROUPS, IMAGES, ROUND, Executable, Run, Workspace
-from cnnc.runtime.memory import address
+from cnnc.runtime.executable import GROUPS, ROUND, Executable, Prepare, Workspace
 
 
 class MixedExecutable(Executable):
     """An `Executable` that goes image by image through native steps and nodes in NumPy.
 
     Args:
-        manifest, weights, threads, run: as for `Executable`.
+        manifest, weights, threads, prepare: as for `Executable`.
         graph: the planned graph with its memory plan; of its constants only those that nodes in
             NumPy read are needed.
         steps: in order, the addresses of native functions and the nodes between them.
     """
+
+    can_copy: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -30,9 +32,11 @@ class MixedExecutable(Executable):
         graph: Graph,
         steps: Sequence[int | Node],
         threads: int,
-        run: Run,
+        prepare: Prepare,
     ) -> None:
-        super().__init__(manifest, weights, [s for s in steps if isinstance(s, int)], threads, run)
+        super().__init__(
+            manifest, weights, [s for s in steps if isinstance(s, int)], threads, prepare
+        )
         self._graph = graph.bind({symbol: 1 for symbol in graph.symbols})
         self._mixed = tuple(steps)
         self._batched = [
@@ -43,18 +47,17 @@ class MixedExecutable(Executable):
     def _execute(
         self, space: Workspace, images: int, inputs: list[Array], outputs: list[Array]
     ) -> None:
-        space.context[IMAGES] = 1
         for image in range(images):
             arrays = [
                 array[image : image + 1] if batched else array
                 for array, batched in zip(inputs + outputs, self._batched, strict=True)
             ]
-            for i, array in enumerate(arrays, ARRAYS):
-                space.context[i] = address(array)
+            space.point(1, arrays)
             free: dict[str, Array] = {}
+            native = iter(space.steps)
             for step in self._mixed:
                 if isinstance(step, int):
-                    self._run(step, space.address)
+                    next(native)()
                 else:
                     self._evaluate(step, space, arrays, free)
             for i, (_, value) in enumerate(self._graph.outputs):

@@ -143,7 +143,7 @@ def test_version_stands_for_what_code_expects() -> None:
     words = "ARENA WEIGHTS SCRATCH IMAGES PROFILE COUNTERS ROUND GROUPS ARRAYS"
     assert [slot.name for slot in Slot] == words.split()
     assert sorted(team_symbols()) == ["cnnc_done", "cnnc_take", "cnnc_wait"]
-    assert VERSION == 3
+    assert VERSION == 4
 
 
 def test_other_processors_are_refused(model: CompiledModel) -> None:

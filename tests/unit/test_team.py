@@ -183,6 +183,16 @@ def count(own: Team, data: Data) -> None:
 
 
 @pytest.mark.parametrize("threads", [1, 3])
+def test_what_is_prepared_runs_each_time(threads: int) -> None:
+    data = context()
+    call = Team(threads).prepare(address("count"), ctypes.addressof(data))
+    for turn in range(1, 100):
+        call()
+        data[3] += 1
+        assert data[2] == turn * CHUNKS
+
+
+@pytest.mark.parametrize("threads", [1, 3])
 def test_many_python_threads_take_turns(threads: int) -> None:
     shared = Team(threads)
     contexts = [context() for _ in range(8)]
