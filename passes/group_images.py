@@ -20,7 +20,7 @@ from cnnc.ir.graph import Graph, Level, Node, fresh_name
 from cnnc.ir.kernel import Kernel
 from cnnc.ir.target import Target
 from cnnc.passes.base import Context, Pass
-from cnnc.passes.choose_kernels import reorder_node
+from cnnc.passes.reorders import reorder_node
 
 _LEAST_SAVED = 0.002  # of the time of the whole network
 _SLOWER_ALONE = 1.02  # what one image may take, compared with the kernel that is fastest for it

@@ -21,7 +21,7 @@ from cnnc.ir.graph import Builder, Graph, Node
 from cnnc.ir.ops import Conv2d, ConvTranspose2d, Interleave
 from cnnc.ir.types import known
 from cnnc.passes.base import Context, Pass
-from cnnc.passes.choose_kernels import candidates
+from cnnc.passes.choices import fastest, planning
 
 _LEAST_SAVED = 0.1  # of the time of the layer
 
@@ -33,7 +33,7 @@ class SplitTransposed(Pass):
     name: ClassVar[str] = "split-transposed"
 
     def run(self, graph: Graph, context: Context) -> tuple[Graph, int]:
-        changes = 0
+        context, changes = planning(graph, context), 0
         for node in graph.nodes:
             split = _split(graph, node)
             if split is not None and _is_faster(split, graph, node, context):
@@ -113,7 +113,6 @@ def _is_faster(split: Graph, graph: Graph, node: Node, context: Context) -> bool
 
 
 def _cycles(graph: Graph, nodes: Sequence[Node], context: Context) -> float:
-    """Predicted cycles of the fastest kernels of some nodes."""
-    target = context.target
-    offered = [candidates(graph.site(node, target), context) for node in nodes]
-    return sum(min((choice.cycles for choice in some), default=inf) for some in offered)
+    """Predicted cycles of some nodes, each by the fastest kernel that it may have."""
+    choices = [fastest(graph, node, context) for node in nodes]
+    return sum(choice.cycles if choice else inf for choice in choices)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from graph_harness import assert_same_answers
@@ -81,8 +83,9 @@ UP = ConvTranspose2d(stride=(2, 2), pad=(1, 1, 1, 1), epilogue=(Step(Relu()),))
 LARGE = network(UP, (64, 16, 16), (64, 32, 4, 4))
 
 
-def changes(graph: Graph, exact: bool = False) -> int:
-    return SplitTransposed().run(graph, Context(target=TARGET, kernels=KERNELS, exact=exact))[1]
+def changes(graph: Graph, exact: bool = False, max_rel_err: float = 1e-4) -> int:
+    context = Context(target=TARGET, kernels=KERNELS, exact=exact, max_rel_err=max_rel_err)
+    return SplitTransposed().run(graph, context)[1]
 
 
 def test_large_ones_are_split() -> None:
@@ -94,6 +97,12 @@ def test_what_gains_nothing_stays() -> None:
         changes(LARGE, exact=True) == 0
     )  # its own kernel is as fast as that of dense convolutions
     assert changes(network(UP, (64, 16, 16), (64, 3, 4, 4))) == 0
+
+
+def test_only_kernels_inside_the_budget_of_errors_count() -> None:
+    assert changes(LARGE, max_rel_err=1e-9) == 0
+    constants = {**LARGE.constants, "w": np.full_like(LARGE.constants["w"], np.inf)}
+    assert changes(replace(LARGE, constants=constants)) == 0
 
 
 @pytest.mark.parametrize(
