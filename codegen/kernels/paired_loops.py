@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
+
 from cnnc.codegen.kernels.common import pieces, store_scaled, views, zero_halo
 from cnnc.codegen.kernels.paired import TRIPLE, PairedShape
 from cnnc.codegen.kernels.paired_sums import PairedSums, balanced
+from cnnc.codegen.kernels.rows import Walk, bands
 from cnnc.ir.kernel import Site
 from cnnc.ir.loops import Index, Program, ProgramBuilder, Reduce, Value
 from cnnc.ir.ops import Conv2d
 
+WEIGHTS_TO_INPUTS = 2  # to fetch what another core wrote takes longer than asked for weights
 UNBALANCED, BALANCED = 1.0, 2.0  # what is known of the size of a strip's inputs; 0: nothing
 
 
@@ -31,6 +35,7 @@ class PairedLoops:
         images, out, oh, ow = site.result.dims
         self.far = self.shape.leaves_l1(site.target, tile[0] * ow)
         self.strips, self.parts = -(-oh // tile[0]), -(-out // self.lanes) // depth
+        self.walk = Walk(images, self.parts, self.strips, self.bands())
         # What is known of a strip's inputs is kept for the parts of the output channels to come.
         kept = images * self.strips if self.parts > 1 else 1
         self.sums = self.p.scratch("sums", kept * tile[0] * ow, kept=True)
@@ -38,17 +43,14 @@ class PairedLoops:
 
     def write(self) -> Program:
         """The whole program."""
-        p, (images, _, oh, _) = self.p, self.site.result.dims
-        parts, strips, depth = self.parts, self.strips, self.depth
-        with p.parallel("t", 0, images * parts * strips) as t:
-            part, strip = p.let("part", t // strips % parts), p.let("strip", t % strips)
-            image = p.let("n", t // (strips * parts)) if images > 1 else Index(0)
+        p, oh, depth = self.p, self.site.result.dims[2], self.depth
+        with self.walk.parallel(p, "part", "strip") as (image, part, strip):
             first = 0
             for start, height, count in pieces(oh, self.pixels[0]):
                 # One strip of rows of this height; the last strip may be lower.
                 with p.when(strip, first, first + count):
                     row = p.let("oh", (strip - first) * height + start)
-                    size = p.let("size", image * strips + strip)
+                    size = p.let("size", image * self.strips + strip)
                     sums = p.let("sums_at", self.kept(size))
                     known = p.flag("known", p.load(self.sizes, size, 1))
                     with p.when(known, 0, 1):
@@ -64,6 +66,14 @@ class PairedLoops:
                 first += count
         zero_halo(p, self.y)
         return p.finish()
+
+    def bands(self) -> int:
+        """Weights are read again for each band, which is no loss where they stay in L2 and are not
+        much more than the inputs that would be read again for each part."""
+        weights = 4 * self.shape.panel * self.parts * self.depth
+        inputs = 4 * math.prod(self.site.operands[0].dims[1:])
+        near = weights <= min(WEIGHTS_TO_INPUTS * inputs, self.site.target.l2_bytes // 2)
+        return bands(self.strips, self.site.target) if near and self.parts > 1 else 1
 
     def kept(self, strip: Index) -> Index:
         """Where the sums of a strip's inputs are, strips being counted through all images."""
@@ -87,14 +97,16 @@ class PairedLoops:
         """From where on the tiles of a strip ask for weights, one vector with each three: so the
         last three strips of a part get those of the next part, which may be beyond L2 and would not
         stay there for long. What follows on the last part are the weights of the network's next
-        layers: all of its strips ask for them, as nobody else does."""
+        layers: all of its strips ask for them, as nobody else does. Strips are counted in their
+        band."""
         depth, shape, lanes = self.depth, self.shape, self.lanes
         start = (part + 1) * (depth * shape.panel)
         asked = max(shape.steps, 1) * lanes  # by one tile
         most = max(TRIPLE * depth, self.site.target.l2_bytes // 6 // (4 * asked))
-        idle = max(self.strips - TRIPLE, 0) * depth  # tiles that ask for nothing new
+        height = self.walk.height
+        idle = max(height - TRIPLE, 0) * depth  # tiles that ask for nothing new
         last = (part - (self.parts - 2)).max(0) if self.parts > 1 else Index(1)
-        step = (strip * depth + g - idle + last * idle).max(0).min(most)
+        step = (strip % height * depth + g - idle + last * idle).max(0).min(most)
         return start + step * asked
 
     def window(self, image: Index, row: Index, column: Index) -> tuple[Index, Index, Index]:

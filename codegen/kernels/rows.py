@@ -1,13 +1,17 @@
-"""Cutting axes into stretches, and walking along them: unrolled loops, a masked last vector."""
+"""Cutting axes into stretches, and walking along them: unrolled loops, a masked last vector; and
+in which order the threads take the rows of maps."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 
 from cnnc.codegen.kernels.common import pieces
 from cnnc.ir.loops import Index, ProgramBuilder
+from cnnc.ir.target import Target
+
+LEAST_BAND = 4  # rows: a window that reaches into the next band meets what another core wrote
 
 
 def repeat(
@@ -80,3 +84,45 @@ def within(
     if len(parts) == 1:
         return nullcontext()
     return p.when(number, part.number, part.number + part.times)
+
+
+def bands(rows: int, target: Target) -> int:
+    """In how many bands of rows the cores share a map, so that each finds in its cache what it has
+    written of the layer before: equal bands but for a few rows, else one."""
+    for count in range(target.cores, 1, -1):
+        height = -(-rows // count)
+        even = target.cores % count == 0 and count * height - rows <= rows // 12
+        if even and height >= LEAST_BAND:
+            return count
+    return 1
+
+
+@dataclass(frozen=True, slots=True)
+class Walk:
+    """The order in which the rows of each image's parts are taken: the bands of rows one after
+    the other, in each band part by part, and in each part row by row.
+
+    Parts are blocks of channels or several of these; a row may be a strip of rows.
+    """
+
+    images: int
+    parts: int
+    rows: int
+    bands: int = 1
+
+    @property
+    def height(self) -> int:
+        """Rows of a band; the last one may have fewer."""
+        return -(-self.rows // self.bands)
+
+    @contextmanager
+    def parallel(self, p: ProgramBuilder, part: str, row: str) -> Iterator[tuple[Index, ...]]:
+        """A parallel loop over all (image, part, row), of which two are given names."""
+        height, band = self.height, self.parts * self.height
+        with p.parallel("t", 0, self.images * self.bands * band) as t:
+            n = p.let("n", t // (band * self.bands)) if self.images > 1 else Index(0)
+            first = t // band % self.bands * height if self.bands > 1 else Index(0)
+            at = p.let(part, t // height % self.parts), p.let(row, t % height + first)
+            whole = self.bands * height == self.rows
+            with nullcontext() if whole else p.when(at[1], 0, self.rows):
+                yield n, *at

@@ -21,7 +21,7 @@ from cnnc.codegen.kernels.conv_paired import PairedConv
 from cnnc.codegen.kernels.paired import SPAN, TRIPLE, PairedShape
 from cnnc.ir.graph import Builder
 from cnnc.ir.kernel import NO_HALO, Site
-from cnnc.ir.loops import print_program
+from cnnc.ir.loops import Loop, print_program
 from cnnc.ir.op import Array, Elementwise, Step
 from cnnc.ir.ops import Add, Conv2d, Relu, Silu
 from cnnc.ir.target import Target
@@ -246,6 +246,20 @@ def test_what_is_known_of_inputs_serves_later_parts(images: int) -> None:
         run_native(replace(only(site), tile=(2, 5), depth=d), site, [x, w]) for d in (1, 5)
     )
     assert np.array_equal(apart, together)
+
+
+@pytest.mark.parametrize("rows", [16, 13])
+def test_bands_of_rows_for_more_cores_give_the_same_bits(rows: int) -> None:
+    arrays = [numbers(1, 2, CHANNELS, rows, 11), numbers(2, 3 * TARGET.lanes, CHANNELS, 1, 1)]
+    found = []
+    for cores in (1, 2):
+        site = site_for(Conv2d(), arrays, [False, True], replace(TARGET, cores=cores))
+        kernel = replace(only(site), tile=(1, 11), depth=1)
+        loop = kernel.program(planned(kernel, site)).body[0]
+        assert isinstance(loop, Loop)
+        assert loop.stop.constant == 2 * 3 * cores * -(-rows // cores)
+        found.append(run_native(kernel, site, arrays))
+    assert np.array_equal(found[0], found[1])
 
 
 def test_one_block_at_a_time_where_inputs_leave_the_nearest_cache() -> None:
