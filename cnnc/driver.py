@@ -27,7 +27,7 @@ from cnnc.frontends import load
 from cnnc.frontends.sizes import put_sizes
 from cnnc.ir.graph import Graph, Node
 from cnnc.ir.location import Diagnostic, Location, OptionError, PassError
-from cnnc.ir.op import Array, Fusable
+from cnnc.ir.op import Array
 from cnnc.ir.ops import Reorder
 from cnnc.ir.target import Target
 from cnnc.ir.types import TensorType
@@ -402,12 +402,9 @@ def _report(
 
 def _kernel_row(graph: Graph, node: Node, module: NativeModule) -> KernelRow:
     assert node.kernel is not None
-    names = [node.op.name]
-    if isinstance(node.op, Fusable):
-        names += [step.op.name for step in node.op.epilogue]
     return KernelRow(
         name=node.title,
-        op="+".join(names),
+        op="+".join(part.name for part in node.op.parts),
         sources=tuple(f"{at.file}:{at.line}" for at in node.locations if at.line),
         output=str(graph.types[node.name]),
         kernel=str(node.kernel),

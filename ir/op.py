@@ -54,6 +54,12 @@ class Op(ABC):
         """Floating-point operations, a fused multiply-add counting two; sizes must be numbers."""
         return 0
 
+    @property
+    def parts(self) -> tuple[Op, ...]:
+        """The ops that it stands for, in the order in which they work; itself, if it is no fusion
+        of several."""
+        return (self,)
+
     def mixes_batch(self, operands: Sequence[TensorType]) -> bool:
         """Whether an element of the result may depend on several entries of dimension 0."""
         return False
@@ -165,6 +171,10 @@ class Fusable(Op):
     @abstractmethod
     def evaluate_anchor(self, *arrays: Array) -> Array:
         """The value before the epilogue."""
+
+    @property
+    def parts(self) -> tuple[Op, ...]:
+        return (self, *(step.op for step in self.epilogue))
 
     @property
     def extras(self) -> int:

@@ -7,6 +7,7 @@ from cnnc.passes.fold_constants import FoldConstants
 from cnnc.passes.fold_pad import FoldPad
 from cnnc.passes.fuse_elementwise import FuseElementwise
 from cnnc.passes.fuse_epilogue import FuseEpilogue
+from cnnc.passes.fuse_max_pool import FuseMaxPool
 from cnnc.passes.group_images import GroupImages
 from cnnc.passes.plan_memory import PlanMemory
 from cnnc.passes.postpone_upsampling import PostponeUpsampling
@@ -34,6 +35,7 @@ PASSES: dict[str, type[Pass]] = {
         FuseEpilogue,
         FuseElementwise,
         SplitTransposed,
+        FuseMaxPool,
         ChooseKernels,
         GroupImages,
         PlanMemory,
@@ -46,7 +48,7 @@ PIPELINES: dict[str, str] = {
     "portable": "remove-dead,fold-constants,simplify-moves,shuffle-channels,remove-identities,"
     "recognise-activations,recognise-norms,fold-batch-norm,fold-pad,postpone-upsampling,"
     "fuse-epilogue,fuse-elementwise",
-    "planned": "split-transposed,choose-kernels,group-images,plan-memory",
+    "planned": "split-transposed,fuse-max-pool,choose-kernels,group-images,plan-memory",
     "default": "portable,planned",
 }
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import nan
+from math import inf, nan
 from statistics import median
 
 import numpy as np
@@ -58,6 +59,12 @@ def fastest(graph: Graph, node: Node, context: Context) -> Choice | None:
         if _error(choice.kernel, site, graph, node) <= context.max_rel_err
     )
     return next(inside, None)
+
+
+def cycles_of(graph: Graph, nodes: Sequence[Node], context: Context) -> float:
+    """Predicted cycles of some nodes, each by the fastest kernel that it may have."""
+    choices = [fastest(graph, node, context) for node in nodes]
+    return sum(choice.cycles if choice else inf for choice in choices)
 
 
 def candidates(site: Site, context: Context) -> list[Choice]:

@@ -14,14 +14,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
-from math import inf
 from typing import ClassVar
 
 from cnnc.ir.graph import Builder, Graph, Node
 from cnnc.ir.ops import Conv2d, ConvTranspose2d, Interleave
 from cnnc.ir.types import known
 from cnnc.passes.base import Context, Pass
-from cnnc.passes.choices import fastest, planning
+from cnnc.passes.choices import cycles_of, planning
 
 _LEAST_SAVED = 0.1  # of the time of the layer
 
@@ -108,11 +107,5 @@ def _everywhere(graph: Graph, extras: Sequence[str]) -> bool:
 
 def _is_faster(split: Graph, graph: Graph, node: Node, context: Context) -> bool:
     new = [n for n in split.nodes if n.name == node.name or n.name not in graph.types]
-    saved = _cycles(graph, [node], context) * (1 - _LEAST_SAVED)
-    return _cycles(split, new, context) < saved
-
-
-def _cycles(graph: Graph, nodes: Sequence[Node], context: Context) -> float:
-    """Predicted cycles of some nodes, each by the fastest kernel that it may have."""
-    choices = [fastest(graph, node, context) for node in nodes]
-    return sum(choice.cycles if choice else inf for choice in choices)
+    saved = cycles_of(graph, [node], context) * (1 - _LEAST_SAVED)
+    return cycles_of(split, new, context) < saved

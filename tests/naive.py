@@ -32,6 +32,7 @@ from cnnc.ir.ops import (
     Interpolation,
     MaxPool2d,
     Pad,
+    PooledConv2d,
     Resampling,
     Reshape,
     Resize,
@@ -308,6 +309,12 @@ def _interleave(op: Op, *xs: Doubles) -> Doubles:
     return y
 
 
+def _pooled_conv2d(op: Op, *xs: Doubles) -> Doubles:
+    assert isinstance(op, PooledConv2d)
+    whole = naive(op.conv, *(x.astype(np.float32) for x in xs))
+    return _pool(op.pool, whole.astype(np.float64))
+
+
 def _concat(op: Op, *xs: Doubles) -> Doubles:
     assert isinstance(op, Concat)
     shape = list(xs[0].shape)
@@ -362,6 +369,7 @@ NAIVE: Mapping[str, Callable[..., Any]] = {
     "global_max_pool": _global_pool,
     "pointwise": _same,
     "concat": _concat,
+    "pooled_conv2d": _pooled_conv2d,
     "interleave": _interleave,
     "flatten": _flatten,
     "reshape": _reshape,

@@ -54,7 +54,9 @@ from cnnc.ir.ops import (
     Normalize,
     Pad,
     Pointwise,
+    PooledConv2d,
     Reduction,
+    Relu,
     Reorder,
     Resampling,
     Reshape,
@@ -275,6 +277,20 @@ def _pool(d: _Draw, kind: type[MaxPool2d | AvgPool2d]) -> Case:
     return op, (x,)
 
 
+def _pooled_conv2d(d: _Draw) -> Case:
+    conv, arrays = _conv2d(d)
+    assert isinstance(conv, Conv2d)
+    own, _ = conv.split(arrays)
+    conv = replace(conv, epilogue=(Step(Relu()),) if d.yes() else ())
+    rows, columns = conv.infer(*types(own)).dims[2:]
+    window = min(2, rows), min(2, columns)
+    if d.yes():
+        window = d.integer(1, min(3, rows)), d.integer(1, min(3, columns))
+    stride = window if d.yes() else d.pair(1, 3)
+    pool = MaxPool2d(window=window, stride=stride, ceil_mode=d.yes())
+    return PooledConv2d(conv=conv, pool=pool), tuple(own)
+
+
 def _global_pool(d: _Draw, kind: type[GlobalPool2d]) -> Case:
     return d.with_epilogue(kind(keep=d.yes()), (d.normal(*d.image()),))
 
@@ -441,6 +457,7 @@ _FAMILIES: Mapping[type[Op], Callable[[_Draw], Case]] = {
     Normalize: _normalize,
     MaxPool2d: lambda d: _pool(d, MaxPool2d),
     AvgPool2d: lambda d: _pool(d, AvgPool2d),
+    PooledConv2d: _pooled_conv2d,
     GlobalAvgPool: lambda d: _global_pool(d, GlobalAvgPool),
     GlobalMaxPool: lambda d: _global_pool(d, GlobalMaxPool),
     Pointwise: lambda d: d.with_epilogue(Pointwise(), (d.normal(*d.any_shape()),)),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from cnnc.ir.graph import Graph, Node
-from cnnc.ir.op import Fusable
 from cnnc.ir.ops import Reorder
 
 _STYLE = """\
@@ -46,8 +45,7 @@ def _owner(graph: Graph, value: str) -> str:
 
 def _label(graph: Graph, node: Node) -> str:
     """Op with its fused steps, source name, weights, result, kernel: one a line."""
-    steps = node.op.epilogue if isinstance(node.op, Fusable) else ()
-    rows = [" + ".join([node.op.name, *(step.op.name for step in steps)])]
+    rows = [" + ".join(part.name for part in node.op.parts)]
     if node.title != rows[0]:
         rows.append(node.title)
     weights = [name for name in node.operands if name in graph.constants]
@@ -65,7 +63,7 @@ def _color(node: Node) -> str:
         return _NUMPY
     if isinstance(node.op, Reorder):
         return _REORDER
-    return _FUSED if isinstance(node.op, Fusable) and node.op.epilogue else ""
+    return _FUSED if len(node.op.parts) > 1 else ""
 
 
 def _box(name: str, label: str, color: str) -> str:

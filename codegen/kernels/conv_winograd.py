@@ -19,9 +19,10 @@ from typing import ClassVar
 import numpy as np
 
 from cnnc.codegen.kernels import winograd_pairs
-from cnnc.codegen.kernels.blocked import BlockedConv, is_blockable
+from cnnc.codegen.kernels.blocked import BlockedConv
 from cnnc.codegen.kernels.common import epilogue_cycles, pieces
 from cnnc.codegen.kernels.paired import PairedShape, most_pixels
+from cnnc.codegen.kernels.pooled import conv_of, is_blockable_in_windows, stored_by, window_of
 from cnnc.codegen.kernels.winograd import MOST_POINTS, Grid, transform
 from cnnc.codegen.kernels.winograd_loops import WinogradLoops
 from cnnc.ir.kernel import NO_HALO, Halo, Site
@@ -58,13 +59,14 @@ class WinogradConv(BlockedConv):
     def candidates(cls, site: Site) -> Iterable[WinogradConv]:
         if not _fits(site):
             return
+        window, site = window_of(site), conv_of(site)
         n, _, oh, ow = site.result.dims
         blocks = -(-site.result.dims[1] // site.target.lanes)
         depth = 2 if blocks % 2 == 0 else 1
         kinds = [(depth, False)]
         if site.target.spare_adds_per_cycle:
             kinds.append((1, True))
-        for tile, (depth, paired) in product(_tiles(site), kinds):
+        for tile, (depth, paired) in product(_tiles(site, window), kinds):
             halves = blocks // depth % 2 == 0  # whether output channels can be shared out evenly
             tiles = -(-oh // tile[0]) * -(-ow // tile[1])
             largest = tiles if halves or n > 1 else -(-tiles // 2)  # two threads find work
@@ -74,12 +76,13 @@ class WinogradConv(BlockedConv):
                 yield cls(tile=tile, block=block, depth=depth, share=share, paired=paired)
 
     def halo(self, site: Site, operand: int) -> Halo:
-        return NO_HALO if operand else tile_halo(site, self.tile)
+        return NO_HALO if operand else tile_halo(conv_of(site), self.tile)
 
     # -- cost --------------------------------------------------------------------------------
 
     def cycles(self, site: Site) -> float:
-        target = site.target
+        target, stored = site.target, stored_by(site)
+        site = conv_of(site)
         images, out, oh, ow = site.result.dims
         channels = site.operands[1].dims[1]
         in_blocks, out_blocks = -(-channels // target.lanes), -(-out // target.lanes)
@@ -96,7 +99,7 @@ class WinogradConv(BlockedConv):
         inputs *= tiles
         outputs = grid.output_work * tiles * out_blocks
         weights = 4.0 * grid.points * channels * out_blocks * target.lanes
-        moved = 0.5 * 4.0 * (site.operands[0].elements / images + site.result.elements / images)
+        moved = 0.5 * 4.0 * (site.operands[0].elements + stored.result.elements) / images
         # As for two cores, so that the choice, and with it the result, is that for any number.
         run = self._run(out_blocks, _share(images * -(-tiles // self.block), out_blocks, 2))
         scratch = 4.0 * grid.points * self.block * (channels + run * target.lanes)
@@ -106,7 +109,7 @@ class WinogradConv(BlockedConv):
         transforms = TRANSFORM_CYCLES * (inputs + outputs) / target.fma_per_cycle
         passes = -(-tiles // self.block)
         work = self._streamed(target, products, weights, passes) + transforms + moved / beyond
-        return images * work + epilogue_cycles(site, site.target.lanes)
+        return images * work + epilogue_cycles(stored, target.lanes)
 
     def _streamed(self, target: Target, products: float, weights: float, passes: int) -> float:
         """Cycles of the product stage with its weights (bytes), which are read in every pass."""
@@ -152,7 +155,7 @@ class WinogradConv(BlockedConv):
         return (target.registers - 1) // self.depth - 1
 
     def relative_error(self, site: Site, weight: Array) -> float:
-        grid = grid_of(site, self.tile)
+        grid = grid_of(conv_of(site), self.tile)
         if self.paired:
             return winograd_pairs.relative_error(grid, weight, self.chunks(site))
         return grid.relative_error(weight)
@@ -165,7 +168,7 @@ class WinogradConv(BlockedConv):
         In pairs: see `winograd_pairs.pack_points`.
         """
         out, channels, kh, kw = weight.shape
-        lanes, grid = site.target.lanes, grid_of(site, self.tile)
+        lanes, grid = site.target.lanes, grid_of(conv_of(site), self.tile)
         if self.paired:
             return winograd_pairs.pack_points(grid, weight, self.chunks(site), self.run(site))
         group = self.depth * lanes
@@ -181,12 +184,12 @@ class WinogradConv(BlockedConv):
     # -- program -----------------------------------------------------------------------------
 
     def program(self, site: Site) -> Program:
-        return WinogradLoops(self, site, grid_of(site, self.tile)).write()
+        return WinogradLoops(self, site, grid_of(conv_of(site), self.tile)).write()
 
 
 def _fits(site: Site) -> bool:
-    op = site.op
-    if not isinstance(op, Conv2d) or not is_blockable(site):
+    op = conv_of(site).op
+    if not isinstance(op, Conv2d) or not is_blockable_in_windows(site):
         return False
     out, channels, kh, kw = site.operands[1].dims
     plain = op.dilation == (1, 1) and op.groups == 1 and max(op.stride) <= 2
@@ -211,9 +214,9 @@ def tile_halo(site: Site, tile: tuple[int, int]) -> Halo:
     return top, left, max(bottom, 0), max(right, 0)
 
 
-def _tiles(site: Site) -> Iterator[tuple[int, int]]:
+def _tiles(site: Site, window: tuple[int, int]) -> Iterator[tuple[int, int]]:
     """The tiles that save at least a fifth of the multiplications, and more than all those with as
-    few points (weights grow with the points)."""
+    few points (weights grow with the points). They are made of whole windows."""
     op = site.op
     assert isinstance(op, Conv2d)
     _, _, oh, ow = site.result.dims
@@ -227,7 +230,7 @@ def _tiles(site: Site) -> Iterator[tuple[int, int]]:
         _sides(kh, op.stride[0], oh, axis), _sides(kw, op.stride[1], ow, axis)
     ):
         points = grid_of(site, (rows, columns)).points
-        if points <= most:
+        if points <= most and rows % window[0] == columns % window[1] == 0:
             found.append((points, -(-oh // rows) * -(-ow // columns) * points, rows, columns))
     least = 0.8 * oh * ow * kh * kw
     for _, products, rows, columns in sorted(found):

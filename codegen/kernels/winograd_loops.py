@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial, reduce
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +18,7 @@ from cnnc.codegen.kernels.common import (
     views,
     zero_halo,
 )
+from cnnc.codegen.kernels.pooled import stored_by, window_of
 from cnnc.codegen.kernels.winograd import Grid
 from cnnc.codegen.kernels.winograd_pairs import PairedProducts
 from cnnc.ir.kernel import Site
@@ -35,6 +37,8 @@ class WinogradLoops:
     """Writes the three stages; holds what they share."""
 
     def __init__(self, kernel: WinogradConv, site: Site, grid: Grid) -> None:
+        self.window = window_of(site)
+        site = stored_by(site)
         assert isinstance(site.op, Conv2d)
         self.kernel, self.site, self.op = kernel, site, site.op
         self.p = p = ProgramBuilder(kernel.name)
@@ -47,8 +51,10 @@ class WinogradLoops:
         self.channels = site.operands[1].dims[1]
         self.in_blocks = -(-self.channels // self.lanes)
         self.groups = -(-out // (self.lanes * kernel.depth))
-        self.across = -(-self.ow // kernel.tile[1])
-        self.tiles = -(-self.oh // kernel.tile[0]) * self.across
+        # Rows and columns of the result that a tile makes.
+        self.height, self.width = (m // w for m, w in zip(kernel.tile, self.window, strict=True))
+        self.across = -(-self.ow // self.width)
+        self.tiles = -(-self.oh // self.height) * self.across
         self.block = block = kernel.block
         self.run = kernel.run(site)
         # V: [point][channel block][tile][lane]; products: [point][block of the run][tile][lane].
@@ -214,8 +220,8 @@ class WinogradLoops:
         with p.loop("b", 0, self.run) as b, p.loop("k", 0, size) as k:
             out_block = p.let("oc", run * self.run + b)
             tile = p.let("at", first + k)
-            top = p.let("oh", tile // self.across * rows.m)
-            left = p.let("ow", tile % self.across * columns.m)
+            top = p.let("oh", tile // self.across * self.height)
+            left = p.let("ow", tile % self.across * self.width)
             bias = None
             if self.bias is not None:
                 bias = p.bind("bias", p.load(self.bias.buffer, out_block * lanes, lanes))
@@ -234,20 +240,21 @@ class WinogradLoops:
                 elif bias is not None:
                     value = value + bias
                 # Only the last tiles reach beyond the result.
-                with self.inside(top, i, self.oh, rows.m), self.inside(left, j, self.ow, columns.m):
+                rows_left = self.inside(top, i, self.oh, self.height)
+                with rows_left, self.inside(left, j, self.ow, self.width):
                     self.store(value, image, out_block, top + i, left + j)
 
-            inside = (top * -1 + self.oh).min(rows.m) if rows.m > 1 else Index(1)
-            self.both(rows.outputs, columns.outputs, (rows.n, columns.n), inside, source, result)
+            inside = (top * -1 + self.oh).min(self.height) if rows.m > 1 else Index(1)
+            shape = rows.n, columns.n
+            self.both(rows.outputs, columns.outputs, shape, inside, source, result, self.window)
 
     def ask_for_next(self, *place: Index) -> None:
         """Asks for where the next tile of a row is stored, if results lie beyond L2."""
-        p, rows, columns = self.p, self.grid.rows, self.grid.columns
-        image, block, top, left = place
+        p, (image, block, top, left) = self.p, place
         if 4 * self.site.result.elements > self.images * self.site.target.l2_bytes:
-            with p.loop("i", 0, rows.m) as i:
-                for j in range(columns.m):
-                    at = self.y.at(image, block, top + i, left + (columns.m + j))
+            with p.loop("i", 0, self.height) as i:
+                for j in range(self.width):
+                    at = self.y.at(image, block, top + i, left + (self.width + j))
                     p.prefetch(self.y.buffer, at, soon=True, write=True)
 
     def both(
@@ -258,10 +265,12 @@ class WinogradLoops:
         height: Index | int,
         source: Callable[[Place, Place], Value],
         result: Callable[[Place, Place, Value], None],
+        window: tuple[int, int] = (1, 1),
     ) -> None:
         """Transforms what `source` reads at rows x columns, first down and then across.
 
-        `height` is how many rows are left after the first. An axis with one tap is left out.
+        `height` is how many rows of windows are left after the first; `result` is told the largest
+        element of each. An axis with one tap is left out.
         """
         p, lanes, (rows, columns) = self.p, self.lanes, size
         two = self.grid.rows.n > 1 and self.grid.columns.n > 1
@@ -279,8 +288,12 @@ class WinogradLoops:
                     (keep if two else result)(i, j, value)
         if self.grid.columns.n > 1:
             with p.loop("i", 0, height) as i:
-                line = [p.bind("d", (kept if two else source)(i, j)) for j in range(columns)]
-                for j, value in enumerate(across(p, line)):
+                found = []
+                for row in range(window[0]):
+                    at = i * window[0] + row
+                    line = [p.bind("d", (kept if two else source)(at, j)) for j in range(columns)]
+                    found.append(across(p, line))
+                for j, value in enumerate(_maxima(found, window[1])):
                     result(i, j, value)
 
     @contextmanager
@@ -298,3 +311,13 @@ class WinogradLoops:
     def store(self, value: Value, *place: Index) -> None:
         result = finish(self.p, self.site, value, self.extras, *place)
         self.p.store(self.y.buffer, self.y.at(*place), result)
+
+
+def _maxima(rows: Sequence[Sequence[Value]], width: int) -> list[Value]:
+    """The largest of each `width` neighbouring values of all rows; NaN where one is NaN."""
+
+    def largest(values: Sequence[Value]) -> Value:
+        return reduce(partial(apply, "maximum"), values)
+
+    line = [largest(column) for column in zip(*rows, strict=True)]
+    return [largest(line[j : j + width]) for j in range(0, len(line), width)]

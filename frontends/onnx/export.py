@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from cnnc.frontends.onnx.exports import EXPORTERS, Writer
-from cnnc.ir.graph import Graph, Node
+from cnnc.ir.graph import Graph
 from cnnc.ir.location import CnncError, Diagnostic
 from cnnc.ir.op import Fusable, Op
 from cnnc.ir.ops import (
@@ -21,6 +21,7 @@ from cnnc.ir.ops import (
     Filling,
     Gelu,
     GridSample,
+    PooledConv2d,
     Quantize,
     Resize,
 )
@@ -45,14 +46,14 @@ def export_onnx(graph: Graph) -> Any:
         raise CnncError(
             Diagnostic("exporting needs the `onnx` package", help='pip install "cnnc[onnx]"')
         ) from None
-    unknown = [node for node in graph.nodes if type(node.op) not in EXPORTERS]
+    unknown = [n for n in graph.nodes if any(type(op) not in EXPORTERS for op in n.op.parts)]
     if unknown:
         raise CnncError(
             [Diagnostic(f"{n.op.name} `{n.title}` has no ONNX form", n.location) for n in unknown]
         )
     writer = Writer(graph)
     for node in graph.nodes:
-        for op, operands, result in _steps(writer, node):
+        for op, operands, result in _steps(writer, node.op, node.operands, node.name):
             EXPORTERS[type(op)](writer, op, operands, result)
     weights = [numpy_helper.from_array(a, name) for name, a in graph.constants.items()]
     outputs = []
@@ -67,7 +68,7 @@ def export_onnx(graph: Graph) -> Any:
         outputs,
         [*weights, *writer.constants],
     )
-    ops = [op for node in graph.nodes for op, _, _ in _steps(writer, node)]
+    ops = [op for node in graph.nodes for op in node.op.parts]
     opset = [helper.make_opsetid("", max(map(_since, ops), default=OPSET))]
     model = helper.make_model(body, opset_imports=opset, ir_version=IR_VERSION)
     model.producer_name = "cnnc"
@@ -93,18 +94,24 @@ def _is_newer(op: Op) -> bool:
     return isinstance(op, AvgPool2d) and op.dilation != (1, 1)
 
 
-def _steps(writer: Writer, node: Node) -> Iterator[tuple[Op, Sequence[str], str]]:
-    """The node's op, then its epilogue step by step: (op, operands, result)."""
-    if not isinstance(node.op, Fusable) or not node.op.epilogue:
-        yield node.op, node.operands, node.name
+def _steps(
+    writer: Writer, op: Op, operands: Sequence[str], y: str
+) -> Iterator[tuple[Op, Sequence[str], str]]:
+    """The parts of an op with the result y, one after the other: (op, operands, result)."""
+    if isinstance(op, PooledConv2d):
+        whole = writer.fresh(f"{y}.whole")
+        yield from _steps(writer, op.conv, operands, whole)
+        yield op.pool, [whole], y
         return
-    own, extras = node.op.split(node.operands)
-    running = writer.fresh(f"{node.name}.0")
-    yield node.op, own, running
+    if not isinstance(op, Fusable) or not op.epilogue:
+        yield op, operands, y
+        return
+    own, extras = op.split(operands)
+    running = writer.fresh(f"{y}.0")
+    yield op, own, running
     rest = iter(extras)
-    for i, step in enumerate(node.op.epilogue, 1):
-        last = i == len(node.op.epilogue)
-        result = node.name if last else writer.fresh(f"{node.name}.{i}")
+    for i, step in enumerate(op.epilogue, 1):
+        result = y if i == len(op.epilogue) else writer.fresh(f"{y}.{i}")
         yield step.op, step.arrange(running, rest), result
         running = result
 

@@ -110,6 +110,7 @@ from cnnc.ir.ops.norm import BatchNorm, Normalize, Softmax
 from cnnc.ir.ops.order import AlongAxis, ArgExtreme, ArgMax, ArgMin, CumSum, Hardmax, TopK
 from cnnc.ir.ops.places import MaxPoolPlaces, MaxUnpool
 from cnnc.ir.ops.pool import AvgPool2d, GlobalAvgPool, GlobalMaxPool, GlobalPool2d, MaxPool2d
+from cnnc.ir.ops.pooled import PooledConv2d
 from cnnc.ir.ops.quantise import Centre, Dequantize, DynamicScale, DynamicZero, Quantize
 from cnnc.ir.ops.reduce import How, Reduction
 from cnnc.ir.ops.resize import Coordinates, Interpolation, Resize, ResizedAxis, Rounding
@@ -133,6 +134,7 @@ OPS: dict[str, type[Op]] = {
         Conv2d,
         ConvTranspose2d,
         ConvNd,
+        PooledConv2d,
         Dense,
         MatMul,
         BatchNorm,
@@ -361,6 +363,7 @@ __all__ = [
     "Padding",
     "PickChannels",
     "Pointwise",
+    "PooledConv2d",
     "Pooling",
     "Pow",
     "Reciprocal",

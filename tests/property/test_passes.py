@@ -30,6 +30,7 @@ from cnnc.ir.ops import (
     NonZero,
     OneHot,
     PickChannels,
+    PooledConv2d,
     Quantize,
     Reorder,
     RoiAlign,
@@ -99,7 +100,7 @@ NOT_DRAWN: dict[str, tuple[type[Op], ...]] = {
     ),
     "takes whole numbers for each image": (GatherElements, GatherND, ScatterElements),
     "takes boxes of images": (MaxRoiPool, RoiAlign),
-    "comes with planning": (Interleave, PickChannels, Reorder),
+    "comes with planning": (Interleave, PickChannels, PooledConv2d, Reorder),
 }
 
 
