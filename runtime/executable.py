@@ -213,8 +213,9 @@ class Executable:
             fit = self._fits.get(kinds) or self._fit(inputs, kinds)
         except AttributeError:  # not an array
             fit = self._fit(inputs, ())
-        if not fit.copied or out is not None or cycles is not None:
+        if not fit.copied or cycles is not None:
             return self._call_in_place(fit, inputs, out, cycles)
+        results = [] if out is None else self._results(fit, inputs, out)
         space = self._workspace()
         if space.fit is not fit:
             space.suit(fit)
@@ -226,9 +227,14 @@ class Executable:
             step()
         if self.threads > 1:
             self._count(space, fit.images)
-        results = []
-        for array in space.results:
-            results.append(array.copy())
+        if out is None:
+            for array in space.results:
+                results.append(array.copy())
+        else:
+            i = 0
+            for array in space.results:
+                results[i][...] = array
+                i += 1
         self._pool.append(space)
         return results
 
@@ -284,7 +290,8 @@ class Executable:
     ) -> list[Array]:
         """The arrays of `out`, checked, and new ones where it has none."""
         results: list[Array] = []
-        for name, (shape, dtype), given in zip(self._outputs, fit.results, out, strict=True):
+        for shape, dtype in fit.results:
+            given, name = out[len(results)], self._output_names[len(results)]
             if given is None:
                 results.append(np.empty(shape, dtype))
                 continue
@@ -304,9 +311,11 @@ class Executable:
                         help=f"make it with np.empty(shape, np.{dtype})",
                     )
                 )
-            for other in (*inputs, *results):
-                if np.may_share_memory(given, other):
-                    raise InputError(f"out `{name}` shares memory with an input or another output")
+            for others in (inputs, results):
+                for other in others:
+                    if np.may_share_memory(given, other):
+                        message = f"out `{name}` shares memory with an input or another output"
+                        raise InputError(message)
             results.append(given)
         return results
 
