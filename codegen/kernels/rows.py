@@ -116,13 +116,15 @@ class Walk:
         return -(-self.rows // self.bands)
 
     @contextmanager
-    def parallel(self, p: ProgramBuilder, part: str, row: str) -> Iterator[tuple[Index, ...]]:
+    def parallel(
+        self, p: ProgramBuilder, part: str, row: str
+    ) -> Iterator[tuple[Index, Index, Index]]:
         """A parallel loop over all (image, part, row), of which two are given names."""
         height, band = self.height, self.parts * self.height
         with p.parallel("t", 0, self.images * self.bands * band) as t:
             n = p.let("n", t // (band * self.bands)) if self.images > 1 else Index(0)
             first = t // band % self.bands * height if self.bands > 1 else Index(0)
-            at = p.let(part, t // height % self.parts), p.let(row, t % height + first)
+            block, line = p.let(part, t // height % self.parts), p.let(row, t % height + first)
             whole = self.bands * height == self.rows
-            with nullcontext() if whole else p.when(at[1], 0, self.rows):
-                yield n, *at
+            with nullcontext() if whole else p.when(line, 0, self.rows):
+                yield n, block, line
