@@ -9,6 +9,7 @@ from cnnc.passes.fuse_elementwise import FuseElementwise
 from cnnc.passes.fuse_epilogue import FuseEpilogue
 from cnnc.passes.fuse_max_pool import FuseMaxPool
 from cnnc.passes.group_images import GroupImages
+from cnnc.passes.merge_siblings import MergeSiblings
 from cnnc.passes.plan_memory import PlanMemory
 from cnnc.passes.postpone_upsampling import PostponeUpsampling
 from cnnc.passes.recognise_activations import RecogniseActivations
@@ -36,6 +37,7 @@ PASSES: dict[str, type[Pass]] = {
         FuseElementwise,
         SplitTransposed,
         FuseMaxPool,
+        MergeSiblings,
         ChooseKernels,
         GroupImages,
         PlanMemory,
@@ -48,7 +50,8 @@ PIPELINES: dict[str, str] = {
     "portable": "remove-dead,fold-constants,simplify-moves,shuffle-channels,remove-identities,"
     "recognise-activations,recognise-norms,fold-batch-norm,fold-pad,postpone-upsampling,"
     "fuse-epilogue,fuse-elementwise",
-    "planned": "split-transposed,fuse-max-pool,choose-kernels,group-images,plan-memory",
+    "planned": "split-transposed,fuse-max-pool,merge-siblings,choose-kernels,group-images,"
+    "plan-memory",
     "default": "portable,planned",
 }
 
