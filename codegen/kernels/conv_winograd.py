@@ -34,7 +34,11 @@ from cnnc.ir.target import Target
 MOST_POINTS_2D = 64  # of both axes together
 SHARED = 0.7  # of what a thread gets from memory if it is alone
 BUSY = 0.85  # of the cores, while parts are computed that take equally long
-TRANSFORM_CYCLES = 0.6  # for an instruction of the transforms, at one multiply-add a cycle
+ASKED = 0.5  # of the rate of L3, for lines that are asked for one by one
+# What threads share is transformed by each of them. With two that is one block of tiles, twice its
+# time as they read what others have written; with one thread it is nothing.
+AGAIN = 1.0
+TRANSFORM_CYCLES = 0.45  # for an instruction of the transforms, at one multiply-add a cycle
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +73,8 @@ class WinogradConv(BlockedConv):
         for tile, (depth, paired) in product(_tiles(site, window), kinds):
             halves = blocks // depth % 2 == 0  # whether output channels can be shared out evenly
             tiles = -(-oh // tile[0]) * -(-ow // tile[1])
-            largest = tiles if halves or n > 1 else -(-tiles // 2)  # two threads find work
+            # Two threads find work.
+            largest = {-(-tiles // 2)} | ({tiles} if halves or n > 1 else set())
             wide = most_pixels(site.target) if paired else 14 if depth == 2 else 28
             for block in _block_sizes(site, grid_of(site, tile).points, largest, wide, paired):
                 share = _share(-(-tiles // block) * n, blocks // depth, site.target.cores)
@@ -96,15 +101,16 @@ class WinogradConv(BlockedConv):
         inputs = grid.input_work * in_blocks
         if self.paired:
             inputs += winograd_pairs.input_work(grid, in_blocks)
-        inputs *= tiles
+        # As for two cores, so that the choice, and with it the result, is that for any number.
+        blocks = images * -(-tiles // self.block)
+        share = _share(blocks, out_blocks, 2)
+        inputs *= tiles * (1 + (AGAIN / blocks if share > 1 else 0))
         outputs = grid.output_work * tiles * out_blocks
         weights = 4.0 * grid.points * channels * out_blocks * target.lanes
         moved = 0.5 * 4.0 * (site.operands[0].elements + stored.result.elements) / images
-        # As for two cores, so that the choice, and with it the result, is that for any number.
-        run = self._run(out_blocks, _share(images * -(-tiles // self.block), out_blocks, 2))
+        run = self._run(out_blocks, share)
         scratch = 4.0 * grid.points * self.block * (channels + run * target.lanes)
-        if scratch > target.l2_bytes:
-            moved += 2 * scratch * tiles / self.block
+        moved += 2 * max(scratch - target.l2_bytes, 0) * tiles / self.block
         beyond = target.stream_bytes_per_cycle(target.l2_bytes + 1)
         transforms = TRANSFORM_CYCLES * (inputs + outputs) / target.fma_per_cycle
         passes = -(-tiles // self.block)
@@ -116,9 +122,8 @@ class WinogradConv(BlockedConv):
         # In a network the weights are in memory at first, and threads share the way from there.
         first = weights / (SHARED * target.memory_bytes_per_cycle)
         rate = target.stream_bytes_per_cycle(weights)
-        if self.paired and weights > target.l2_bytes // 2:
-            # What pairs ask for comes no faster from L3: as much is under way at a time.
-            rate = SHARED * target.memory_bytes_per_cycle
+        if self.paired and weights > target.l2_bytes:
+            rate *= ASKED
         again = weights * (passes - 1) / rate
         if weights > target.l3_bytes // 2:  # which is shared
             first, again = first + again, 0.0
@@ -262,12 +267,13 @@ def _sides(taps: int, stride: int, length: int, most: int) -> Iterator[int]:
             yield m
 
 
-def _block_sizes(site: Site, points: int, tiles: int, wide: int, paired: bool) -> set[int]:
-    """How many of that many tiles may be transformed at a time, `wide` of which are multiplied at a
-    time."""
+def _block_sizes(site: Site, points: int, largest: set[int], wide: int, paired: bool) -> set[int]:
+    """How many tiles may be transformed at a time, one of the `largest` at most; `wide` of them are
+    multiplied at a time."""
     # V takes half of L2, or more if that saves passes over the weights; the rest is for those that
     # stream through. Pairs ask for what they need from farther away.
     channels = site.operands[1].dims[1]
     most = max(site.target.l2_bytes // 2 // (points * channels * 4), 7)
-    sizes = {min(tiles, size) for size in (most, max(most // wide * wide, wide), tiles)}
+    tiles = max(largest)
+    sizes = {min(tiles, size) for size in (most, max(most // wide * wide, wide), *largest)}
     return {pieces(tiles, size)[0][1] for size in sizes if size <= (4 if paired else 2) * most}
