@@ -379,6 +379,9 @@ class Schedule:
         few = min(int(cycles / LEAST_CHUNK_CYCLES), FEW_CHUNKS)
         worthwhile = max(int(cycles / CHUNK_CYCLES), few)
         chunks = max(1, min(worthwhile, program.width, MOST_CHUNKS))
+        if chunks > self.target.cores:
+            # As many for each core: one more is done by another core than the data is with.
+            chunks -= chunks % self.target.cores
         self.most_chunks = max(self.most_chunks, chunks)
         self.shared += cycles if chunks > 1 else 0.0
         return chunks
