@@ -20,7 +20,7 @@ from statistics import median
 import numpy as np
 
 import cnnc
-from cnnc.codegen.host import measure_peak
+from cnnc.codegen.measure import measure_peak
 from cnnc.ir.graph import Builder, Graph
 from cnnc.ir.ops import Conv2d, ConvTranspose2d, GlobalAvgPool
 from cnnc.ir.types import TensorType

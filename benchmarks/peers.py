@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 import cnnc
-from cnnc.codegen.host import measure_peak
+from cnnc.codegen.measure import measure_peak
 from cnnc.frontends.onnx import export_onnx
 from cnnc.report import table
 

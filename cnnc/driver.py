@@ -19,8 +19,10 @@ import numpy as np
 from cnnc._version import __version__
 from cnnc.codegen.cores import usable_cores
 from cnnc.codegen.elf import link_objects
-from cnnc.codegen.host import can_run, compile_object, measure_ghz, named_target, native_target
+from cnnc.codegen.host import can_run, named_target, native_target
 from cnnc.codegen.kernels import KERNELS
+from cnnc.codegen.llvm import compile_object
+from cnnc.codegen.measure import measure_ghz
 from cnnc.codegen.module import NativeModule, Piece, build_module
 from cnnc.codegen.team import team_image
 from cnnc.frontends import load

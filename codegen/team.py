@@ -68,7 +68,7 @@ def team_image(target: Target) -> bytes:
 def _compiled(target: Target) -> bytes:
     # Running what is compiled needs neither.
     from cnnc.codegen.elf import link_objects
-    from cnnc.codegen.host import compile_object
+    from cnnc.codegen.llvm import compile_object
 
     code = compile_object(team_text(target.triple), target, optimise=True)
     return link_objects([code]).to_bytes()

@@ -20,9 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnnc.codegen.emit import emit_function
-from cnnc.codegen.host import compile_object, load_object, named_target, native_target
+from cnnc.codegen.host import named_target, native_target
 from cnnc.codegen.image import Code
 from cnnc.codegen.interpret import interpret
+from cnnc.codegen.llvm import compile_object, load_object
 from cnnc.ir.kernel import NO_HALO, Halo, Kernel, Site
 from cnnc.ir.loops import Program
 from cnnc.ir.op import Array, Fusable, Op

@@ -13,7 +13,7 @@ from time import perf_counter, process_time, sleep
 import numpy as np
 
 from cnnc.cli.graphs import input_types
-from cnnc.codegen.host import measure_peak
+from cnnc.codegen.measure import measure_peak
 from cnnc.ir.graph import Graph
 from cnnc.ir.op import Array
 from cnnc.model import CompiledModel

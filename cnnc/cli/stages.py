@@ -6,7 +6,7 @@ import difflib
 import re
 from collections.abc import Iterable
 
-from cnnc.codegen.host import assembly
+from cnnc.codegen.llvm import assembly
 from cnnc.driver import Build
 from cnnc.ir.graph import Graph, Node
 from cnnc.ir.location import Diagnostic, OptionError, suggest

@@ -15,10 +15,11 @@ from kernel_harness import assert_close, planned, run_interpreted, run_native, s
 
 import cnnc
 from cnnc.codegen.emit import emit_function
-from cnnc.codegen.host import assembly, named_target, native_target
+from cnnc.codegen.host import named_target, native_target
 from cnnc.codegen.kernels.common import abreast
 from cnnc.codegen.kernels.conv_paired import PairedConv
 from cnnc.codegen.kernels.paired import SPAN, TRIPLE, PairedShape
+from cnnc.codegen.llvm import assembly
 from cnnc.ir.graph import Builder
 from cnnc.ir.kernel import NO_HALO, Site
 from cnnc.ir.loops import Loop, print_program

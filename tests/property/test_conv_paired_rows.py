@@ -19,9 +19,10 @@ from kernel_harness import (
 )
 
 from cnnc.codegen.emit import emit_function
-from cnnc.codegen.host import assembly, can_run, named_target, native_target
+from cnnc.codegen.host import can_run, named_target, native_target
 from cnnc.codegen.kernels.conv_paired_rows import PairedRowsConv
 from cnnc.codegen.kernels.paired import SPAN
+from cnnc.codegen.llvm import assembly
 from cnnc.ir.kernel import NO_HALO, Site
 from cnnc.ir.op import Array, Step
 from cnnc.ir.ops import Add, Conv2d, Relu, Silu

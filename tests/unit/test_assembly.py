@@ -11,8 +11,9 @@ from collections.abc import Iterator
 import pytest
 
 from cnnc.codegen.emit import emit_function
-from cnnc.codegen.host import assembly, named_target
+from cnnc.codegen.host import named_target
 from cnnc.codegen.kernels import KERNELS
+from cnnc.codegen.llvm import assembly
 from cnnc.ir.kernel import Kernel, Site
 from cnnc.ir.op import Fusable, Step
 from cnnc.ir.ops import Conv2d, ConvTranspose2d, Relu

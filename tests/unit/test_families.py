@@ -11,8 +11,9 @@ from kernel_harness import Floats, compile_program
 
 import cnnc
 from cnnc.codegen.families import MOST_ARGUMENTS, Family, families
-from cnnc.codegen.host import load_object, native_target
+from cnnc.codegen.host import native_target
 from cnnc.codegen.interpret import interpret
+from cnnc.codegen.llvm import load_object
 from cnnc.driver import build
 from cnnc.frontends.dsl.load import load_text
 from cnnc.ir.loops import Index, Program, ProgramBuilder, print_program

@@ -8,19 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from cnnc.codegen.host import (
-    assembly,
-    can_run,
-    compile_object,
-    has_fma,
-    load_object,
-    measure_ghz,
-    measure_peak,
-    named_target,
-    native_target,
-    peak_text,
-    target_names,
-)
+from cnnc.codegen.host import can_run, has_fma, named_target, native_target, target_names
+from cnnc.codegen.llvm import assembly, compile_object, load_object
+from cnnc.codegen.measure import measure_ghz, measure_peak, peak_text
 from cnnc.codegen.processor import cache_bytes, nominal_ghz
 from cnnc.ir.location import CnncError, OptionError
 

@@ -21,14 +21,9 @@ from llvmlite.binding import ffi
 
 import cnnc
 from cnnc.codegen.elf import link_objects
-from cnnc.codegen.host import (
-    can_run,
-    compile_object,
-    load_object,
-    named_target,
-    native_target,
-)
+from cnnc.codegen.host import can_run, named_target, native_target
 from cnnc.codegen.image import AARCH64, X86_64, Image, load_image
+from cnnc.codegen.llvm import compile_object, load_object
 from cnnc.codegen.processor import fingerprint, fingerprint_at, flags, has_features
 from cnnc.codegen.team_text import team_text
 from cnnc.driver import build
@@ -337,7 +332,7 @@ def test_threads_compile_at_the_same_time_and_the_same() -> None:
     wanted = [compile_object(text, target) for text in texts]
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(compile_object, texts, repeat(target))) == wanted
-    # Else llvmlite has changed, and threads take turns: `_unlock` in `cnnc.codegen.host`.
+    # Else llvmlite has changed, and threads take turns: `_unlock` in `cnnc.codegen.llvm`.
     assert not hasattr(ffi.lib.LLVMPY_TargetMachineEmitToMemory, "_lock")
     assert hasattr(ffi.lib.LLVMPY_VerifyModule, "_lock")
 

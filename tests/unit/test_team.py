@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from cnnc.codegen.host import compile_object, load_object, named_target, native_target
+from cnnc.codegen.host import named_target, native_target
 from cnnc.codegen.image import Code
+from cnnc.codegen.llvm import compile_object, load_object
 from cnnc.codegen.team import Team, team, team_symbols
 from cnnc.codegen.team_text import team_text
 from cnnc.ir.location import OptionError
@@ -269,7 +270,8 @@ def script(text: str) -> subprocess.CompletedProcess[str]:
     """Runs a program that starts with a team of 3 and `count()`, which runs it."""
     start = f"""
 import ctypes, os, sys, threading, time
-from cnnc.codegen.host import compile_object, load_object, native_target
+from cnnc.codegen.host import native_target
+from cnnc.codegen.llvm import compile_object, load_object
 from cnnc.codegen.team import Team, team_symbols
 text = {DECLARE + WORK!r}
 code = load_object(compile_object(text, native_target()), team_symbols())
