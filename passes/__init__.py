@@ -8,6 +8,7 @@ from cnnc.passes.fold_pad import FoldPad
 from cnnc.passes.fuse_elementwise import FuseElementwise
 from cnnc.passes.fuse_epilogue import FuseEpilogue
 from cnnc.passes.fuse_max_pool import FuseMaxPool
+from cnnc.passes.fuse_prologue import FusePrologue
 from cnnc.passes.group_images import GroupImages
 from cnnc.passes.merge_siblings import MergeSiblings
 from cnnc.passes.plan_memory import PlanMemory
@@ -38,6 +39,7 @@ PASSES: dict[str, type[Pass]] = {
         SplitTransposed,
         FuseMaxPool,
         MergeSiblings,
+        FusePrologue,
         ChooseKernels,
         GroupImages,
         PlanMemory,
@@ -50,8 +52,8 @@ PIPELINES: dict[str, str] = {
     "portable": "remove-dead,fold-constants,simplify-moves,shuffle-channels,remove-identities,"
     "recognise-activations,recognise-norms,fold-batch-norm,fold-pad,postpone-upsampling,"
     "fuse-epilogue,fuse-elementwise",
-    "planned": "split-transposed,fuse-max-pool,merge-siblings,choose-kernels,group-images,"
-    "plan-memory",
+    "planned": "split-transposed,fuse-max-pool,merge-siblings,fuse-prologue,choose-kernels,"
+    "group-images,plan-memory",
     "default": "portable,planned",
 }
 

@@ -33,6 +33,7 @@ from cnnc.ir.ops import (
     MaxPool2d,
     Pad,
     PooledConv2d,
+    PreparedConv2d,
     Resampling,
     Reshape,
     Resize,
@@ -315,6 +316,16 @@ def _pooled_conv2d(op: Op, *xs: Doubles) -> Doubles:
     return _pool(op.pool, whole.astype(np.float64))
 
 
+def _prepared_conv2d(op: Op, *xs: Doubles) -> Doubles:
+    assert isinstance(op, PreparedConv2d)
+    (value, weight, bias), rest = xs[:3], iter(xs[3:])
+    for step in op.prologue:
+        both = [next(rest) for _ in step.op.operands[1:]]
+        both.insert(step.at, value)
+        value = NAIVE[step.op.name](step.op, *both)
+    return _conv2d(Conv2d(), value, weight, bias)
+
+
 def _concat(op: Op, *xs: Doubles) -> Doubles:
     assert isinstance(op, Concat)
     shape = list(xs[0].shape)
@@ -370,6 +381,7 @@ NAIVE: Mapping[str, Callable[..., Any]] = {
     "pointwise": _same,
     "concat": _concat,
     "pooled_conv2d": _pooled_conv2d,
+    "prepared_conv2d": _prepared_conv2d,
     "interleave": _interleave,
     "flatten": _flatten,
     "reshape": _reshape,

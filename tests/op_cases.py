@@ -55,6 +55,7 @@ from cnnc.ir.ops import (
     Pad,
     Pointwise,
     PooledConv2d,
+    PreparedConv2d,
     Reduction,
     Relu,
     Reorder,
@@ -277,6 +278,15 @@ def _pool(d: _Draw, kind: type[MaxPool2d | AvgPool2d]) -> Case:
     return op, (x,)
 
 
+def _prepared_conv2d(d: _Draw) -> Case:
+    n, channels, out = d.batch(), d.channels(), d.channels()
+    sides = d.sides(max(n, 1) * out * channels)
+    before, (x, *taken) = d.with_epilogue(Pointwise(), (d.normal(n, channels, *sides),))
+    assert isinstance(before, Pointwise)
+    own = (x, d.normal(out, channels, 1, 1), d.normal(out), *taken)
+    return d.with_epilogue(PreparedConv2d(prologue=before.epilogue), own)
+
+
 def _pooled_conv2d(d: _Draw) -> Case:
     conv, arrays = _conv2d(d)
     assert isinstance(conv, Conv2d)
@@ -458,6 +468,7 @@ _FAMILIES: Mapping[type[Op], Callable[[_Draw], Case]] = {
     MaxPool2d: lambda d: _pool(d, MaxPool2d),
     AvgPool2d: lambda d: _pool(d, AvgPool2d),
     PooledConv2d: _pooled_conv2d,
+    PreparedConv2d: _prepared_conv2d,
     GlobalAvgPool: lambda d: _global_pool(d, GlobalAvgPool),
     GlobalMaxPool: lambda d: _global_pool(d, GlobalMaxPool),
     Pointwise: lambda d: d.with_epilogue(Pointwise(), (d.normal(*d.any_shape()),)),

@@ -6,6 +6,7 @@ from abc import abstractmethod
 from dataclasses import dataclass
 
 from cnnc.codegen.kernels.common import (
+    extra_block,
     extra_blocks,
     extras_fit,
     pack_bias,
@@ -18,11 +19,13 @@ from cnnc.ir.kernel import NO_HALO, Halo, Kernel, Site
 from cnnc.ir.op import Array
 from cnnc.ir.types import DType
 
+PARAMETERS = 3  # operands that are not a prologue's: x, weight and bias
+
 
 def is_blockable(site: Site) -> bool:
     """Whether a convolution has what all kernels on blocks want: float32, weights and a bias that
     are constants, something to compute, and an epilogue that works on blocks."""
-    x, *parameters = site.constant[: len(split(site)[0])]
+    x, *parameters = site.constant[: min(len(split(site)[0]), PARAMETERS)]
     return (
         site.result.dtype is DType.F32
         and not x
@@ -48,8 +51,9 @@ class BlockedConv(Kernel):
     def blocks(self, site: Site) -> tuple[tuple[int, ...], int]:
         own, _ = split(site)
         lanes = site.target.lanes
-        constants = (1,) * (len(own) - 1)
-        return (self.source_block(site), *constants, *extra_blocks(site, lanes)), lanes
+        operands = zip(own[1:], site.constant[1:], strict=False)
+        others = (1 if constant else extra_block(type, lanes) for type, constant in operands)
+        return (self.source_block(site), *others, *extra_blocks(site, lanes)), lanes
 
     def halo(self, site: Site, operand: int) -> Halo:
         return window_halo(site) if operand == 0 else NO_HALO
@@ -62,5 +66,5 @@ class BlockedConv(Kernel):
         own, _ = split(site)
         if operand == 1:
             return self.pack_weight(site, array)
-        pack = pack_bias if operand < len(own) else pack_extra
+        pack = pack_bias if operand < min(len(own), PARAMETERS) else pack_extra
         return pack(array, site.target.lanes)

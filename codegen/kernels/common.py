@@ -10,10 +10,10 @@ from math import prod
 import numpy as np
 
 from cnnc.codegen.scalar import WORK, emit_scalar
-from cnnc.ir.kernel import Halo, Site
+from cnnc.ir.kernel import NO_HALO, Halo, Site
 from cnnc.ir.loops import Constant, Index, ProgramBuilder, TileRef, Value, fma, shuffle
 from cnnc.ir.op import Array, Elementwise, Fusable, Step
-from cnnc.ir.ops import Conv2d
+from cnnc.ir.ops import Conv2d, PreparedConv2d
 from cnnc.ir.types import Layout, TensorType
 
 Place = Index | int
@@ -290,6 +290,8 @@ def residuals(site: Site) -> tuple[int, ...]:
 def window_halo(site: Site) -> Halo:
     """The border of a convolution's input that its windows reach."""
     op = site.op
+    if isinstance(op, PreparedConv2d):
+        return NO_HALO
     assert isinstance(op, Conv2d)
     top, left = op.pad[:2]
     (h, w), (oh, ow) = site.operands[0].dims[2:], site.result.dims[2:]

@@ -40,10 +40,11 @@ from cnnc.codegen.kernels.paired import (
     pairs_error,
 )
 from cnnc.codegen.kernels.paired_loops import PairedLoops
+from cnnc.codegen.kernels.prologue import convolution, prologue_cycles, prologue_fits
 from cnnc.ir.kernel import Site
 from cnnc.ir.loops import Program
 from cnnc.ir.op import Array
-from cnnc.ir.ops import Conv2d
+from cnnc.ir.ops import Conv2d, PreparedConv2d
 
 CHUNKS = 12  # parts of the work that threads should find, where there are as many
 
@@ -66,7 +67,11 @@ class PairedConv(BlockedConv):
         if not _fits(site):
             return
         tile = _tile(site)
-        yield cls(tile=tile, depth=_depth(site, tile))
+        depth = _depth(site, tile)
+        if isinstance(site.op, PreparedConv2d):
+            depth = _prepared_depth(site, depth)
+        if depth:
+            yield cls(tile=tile, depth=depth)
 
     # -- cost --------------------------------------------------------------------------------
 
@@ -82,6 +87,7 @@ class PairedConv(BlockedConv):
         )
         sums = oh * ow * (0.7 * (shape.triples + 2) * shape.taps + 12.0)
         work = images * (blocks * tiles + sums) + epilogue_cycles(site, target.lanes)
+        work += prologue_cycles(site)
         panel = 4 * shape.panel
         repeats = strips if self.depth * panel > target.l2_bytes * 3 // 4 else 1
         # Nobody asks ahead for the weights of the first part, and asking for the others' hides less
@@ -105,8 +111,9 @@ class PairedConv(BlockedConv):
 
 
 def _fits(site: Site) -> bool:
-    op = site.op
-    if not isinstance(op, Conv2d) or op.groups != 1 or not is_blockable(site):
+    if not isinstance(site.op, Conv2d | PreparedConv2d) or not is_blockable(site):
+        return False
+    if convolution(site).groups != 1 or not prologue_fits(site):
         return False
     channels = site.operands[1].dims[1]
     return site.target.spare_adds_per_cycle > 0 and channels >= site.target.lanes
@@ -121,9 +128,8 @@ def _depth(site: Site, tile: tuple[int, int]) -> int:
     target, shape = site.target, PairedShape.of(site)
     _, out, oh, ow = site.result.dims
     blocks, strips, panel = -(-out // target.lanes), -(-oh // tile[0]), 4 * shape.panel
-    assert isinstance(site.op, Conv2d)
     # Columns that are left out do not make room for others in the sets of a cache.
-    inputs = 4 * shape.channels * oh * ow * site.op.stride[1]
+    inputs = 4 * shape.channels * oh * ow * convolution(site).stride[1]
     if shape.leaves_l1(target, tile[0] * ow) and inputs + 2 * panel <= target.l2_bytes * 2 // 3:
         return 1
     depths = [
@@ -132,6 +138,16 @@ def _depth(site: Site, tile: tuple[int, int]) -> int:
         if blocks % d == 0 and d * panel <= target.l2_bytes // 6 and blocks // d * strips >= CHUNKS
     ]
     return max(depths, default=1)
+
+
+def _prepared_depth(site: Site, depth: int) -> int:
+    """The same where strips are prepared, 0 for none: several parts of the output channels find a
+    strip prepared only if all strips are kept, which L2 should have room for."""
+    target = site.target
+    blocks = -(-site.result.dims[1] // target.lanes)
+    if depth == blocks or 4 * site.operands[0].elements <= target.l2_bytes:
+        return depth
+    return blocks if 4 * PairedShape.of(site).panel * blocks <= target.l2_bytes * 3 // 8 else 0
 
 
 def _tile(site: Site) -> tuple[int, int]:

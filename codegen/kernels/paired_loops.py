@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
-from cnnc.codegen.kernels.common import pieces, store_scaled, views, zero_halo
+from cnnc.codegen.kernels.common import pieces, split, store_scaled, views, zero_halo
 from cnnc.codegen.kernels.paired import TRIPLE, PairedShape
 from cnnc.codegen.kernels.paired_sums import PairedSums, balanced
+from cnnc.codegen.kernels.prologue import Prologue, convolution
 from cnnc.codegen.kernels.rows import Walk, bands
 from cnnc.ir.kernel import Site
 from cnnc.ir.loops import Index, Program, ProgramBuilder, Reduce, Value
-from cnnc.ir.ops import Conv2d
+from cnnc.ir.ops import PreparedConv2d
 
 WEIGHTS_TO_INPUTS = 2  # to fetch what another core wrote takes longer than asked for weights
 UNBALANCED, BALANCED = 1.0, 2.0  # what is known of the size of a strip's inputs; 0: nothing
@@ -20,24 +22,28 @@ class PairedLoops:
     """Writes the loop nest; holds what its parts share."""
 
     def __init__(self, site: Site, tile: tuple[int, int], depth: int) -> None:
-        assert isinstance(site.op, Conv2d)
-        self.site, self.op = site, site.op
+        self.site, self.op = site, convolution(site)
         self.pixels, self.depth = tile, depth
         self.p = ProgramBuilder("paired_conv")
-        inputs, self.extras, self.y = views(self.p, site, "x", "weight", "bias")
+        taken = ("prologue",) * (len(split(site)[0]) - 3)
+        inputs, self.extras, self.y = views(self.p, site, "x", "weight", "bias", *taken)
         self.x, self.weight = inputs[0], inputs[1]
         self.bias = inputs[2] if len(inputs) > 2 else None
         self.shape, self.lanes = PairedShape.of(site), site.target.lanes
-        pitches = self.op.stride[0] * self.x.pitch(2), self.op.stride[1] * self.x.pitch(3)
-        self.pairs = PairedSums(
-            self.p, self.shape, self.x, self.weight.buffer, pitches, self.op.dilation
-        )
         images, out, oh, ow = site.result.dims
         self.far = self.shape.leaves_l1(site.target, tile[0] * ow)
         self.strips, self.parts = -(-oh // tile[0]), -(-out // self.lanes) // depth
         self.walk = Walk(images, self.parts, self.strips, self.bands())
         # What is known of a strip's inputs is kept for the parts of the output channels to come.
         kept = images * self.strips if self.parts > 1 else 1
+        self.prologue = None
+        if isinstance(site.op, PreparedConv2d):
+            self.prologue = Prologue(self.p, site, self.x, inputs[3:], (kept, tile[0], ow))
+            self.x = self.prologue.prepared
+        pitches = self.op.stride[0] * self.x.pitch(2), self.op.stride[1] * self.x.pitch(3)
+        self.pairs = PairedSums(
+            self.p, self.shape, self.x, self.weight.buffer, pitches, self.op.dilation
+        )
         self.sums = self.p.scratch("sums", kept * tile[0] * ow, kept=True)
         self.sizes = self.p.scratch("sizes", images * self.strips, kept=True)
 
@@ -53,6 +59,8 @@ class PairedLoops:
                     size = p.let("size", image * self.strips + strip)
                     sums = p.let("sums_at", self.kept(size))
                     known = p.flag("known", p.load(self.sizes, size, 1))
+                    if self.prologue is not None:
+                        self.prologue.start(image, row, size if self.parts > 1 else Index(0))
                     with p.when(known, 0, 1):
                         p.store(self.sizes, size, self.sum_up(image, row, height, sums))
                     balanced = p.flag("balanced", p.load(self.sizes, size, 1) - UNBALANCED)
@@ -111,6 +119,8 @@ class PairedLoops:
 
     def window(self, image: Index, row: Index, column: Index) -> tuple[Index, Index, Index]:
         """Where the window of a pixel starts; the halo holds what lies outside the map."""
+        if self.prologue is not None:
+            return self.prologue.window(row, column)
         (down, across), (top, left) = self.op.stride, self.op.pad[:2]
         return image, row * down - top, column * across - left
 
@@ -126,7 +136,11 @@ class PairedLoops:
                 with p.loop("j", 0, times) as j:
                     column = p.let("column", j * width + start)
                     window = self.window(image, row + r, column)
-                    found = self.pairs.sum_inputs(window, width, squares)
+                    prepare = None
+                    if self.prologue is not None:
+                        self.prologue.write(shape.triples * TRIPLE, r, column, width)
+                        prepare = partial(self.prologue.block, r=r, column=column)
+                    found = self.pairs.sum_inputs(window, width, squares, prepare)
                     p.store(self.sums, sums + (r * ow + column), found, count=width)
         whole: Value = squares[0]
         for q in range(1, shape.summed):

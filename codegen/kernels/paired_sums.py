@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -36,7 +36,11 @@ class PairedSums:
     dilation: tuple[int, int] = (1, 1)
 
     def sum_inputs(
-        self, window: tuple[Index, Index, Index], width: int, squares: TileRef | None = None
+        self,
+        window: tuple[Index, Index, Index],
+        width: int,
+        squares: TileRef | None = None,
+        prepare: Callable[[Index], Callable[[Index], Value]] | None = None,
     ) -> Value:
         """For `width` neighbouring pixels the products of the window's paired inputs, summed: the
         first lanes of a vector.
@@ -50,7 +54,11 @@ class PairedSums:
         with p.loop("c", 0, shape.triples) as c:
             with p.loop("i", 0, shape.kh) as i, p.loop("k", 0, shape.kw) as k:
                 at = self.origin(c * TRIPLE, window, i, k)
-                self._multiply_inputs((at, at + self.x.pitch(1)), total, squares)
+                if prepare is not None:
+                    takes = [prepare(c * TRIPLE + run) for run in range(TRIPLE)]
+                else:
+                    takes = [self._take(at + run * self.x.pitch(1)) for run in range(2)]
+                self._multiply_inputs(takes, total, squares)
         self._sum_rest(total, squares, window)
         with p.unroll("q", width) as q:
             if squares is not None:
@@ -65,26 +73,27 @@ class PairedSums:
         p, third = self.p, self.shape.third
         if third:
             with p.loop("i", 0, self.shape.kh) as i, p.loop("k", 0, self.shape.kw) as k:
-                sources = self.rest(0, window, i, k), self.rest(third, window, i, k)
-                self._multiply_inputs(sources, total, squares, third)
+                takes = [self._take(self.rest(n, window, i, k), third) for n in (0, third)]
+                self._multiply_inputs(takes, total, squares)
+
+    def _take(self, source: Index, count: int = 0) -> Callable[[Index], Value]:
+        """What loads a vector of a pixel's inputs that lies so far behind `source`; `count` is how
+        many of its lanes are wanted, 0 for all."""
+        p, lanes, across = self.p, self.shape.lanes, self.pitches[1]
+
+        def take(q: Index) -> Value:
+            return p.bind("x", p.load(self.x.buffer, source + q * across, lanes, count=count))
+
+        return take
 
     def _multiply_inputs(
-        self,
-        sources: tuple[Index, Index],
-        total: TileRef,
-        squares: TileRef | None,
-        count: int = 0,
+        self, takes: Sequence[Callable[[Index], Value]], total: TileRef, squares: TileRef | None
     ) -> None:
-        """Adds the products of paired inputs for the pixels of `total`.
-
-        `sources` are the first pixel's; `count` is how many lanes hold pairs, 0 for all.
-        """
-        p, across = self.p, self.pitches[1]
+        """Adds the products of paired inputs for the pixels of `total`: those that the first two of
+        `takes` give."""
+        p = self.p
         with p.unroll("q", total.shape[0]) as q:
-            one, other = (
-                p.bind("x", p.load(self.x.buffer, at + q * across, self.shape.lanes, count=count))
-                for at in sources
-            )
+            one, other, *_ = (take(q) for take in takes)
             p.set(total[q], fma(one, other, total[q]))
             if squares is not None:
                 both = p.bind("both", one + other)

@@ -16,12 +16,15 @@ from cnnc.ir.op import Fusable, Op
 from cnnc.ir.ops import (
     AvgPool2d,
     Border,
+    Conv2d,
     Coordinates,
     Dequantize,
     Filling,
     Gelu,
     GridSample,
+    Pointwise,
     PooledConv2d,
+    PreparedConv2d,
     Quantize,
     Resize,
 )
@@ -102,6 +105,14 @@ def _steps(
         whole = writer.fresh(f"{y}.whole")
         yield from _steps(writer, op.conv, operands, whole)
         yield op.pool, [whole], y
+        return
+    if isinstance(op, PreparedConv2d):
+        own, extras = op.split(operands)
+        (x, *parameters), taken = op.arrange(own)
+        before, after = Pointwise(epilogue=op.prologue), Conv2d(epilogue=op.epilogue)
+        prepared = writer.fresh(f"{y}.prepared")
+        yield from _steps(writer, before, (x, *taken), prepared)
+        yield from _steps(writer, after, (prepared, *parameters, *extras), y)
         return
     if not isinstance(op, Fusable) or not op.epilogue:
         yield op, operands, y

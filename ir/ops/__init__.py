@@ -111,6 +111,7 @@ from cnnc.ir.ops.order import AlongAxis, ArgExtreme, ArgMax, ArgMin, CumSum, Har
 from cnnc.ir.ops.places import MaxPoolPlaces, MaxUnpool
 from cnnc.ir.ops.pool import AvgPool2d, GlobalAvgPool, GlobalMaxPool, GlobalPool2d, MaxPool2d
 from cnnc.ir.ops.pooled import PooledConv2d
+from cnnc.ir.ops.prepared import PreparedConv2d
 from cnnc.ir.ops.quantise import Centre, Dequantize, DynamicScale, DynamicZero, Quantize
 from cnnc.ir.ops.reduce import How, Reduction
 from cnnc.ir.ops.resize import Coordinates, Interpolation, Resize, ResizedAxis, Rounding
@@ -132,6 +133,7 @@ OPS: dict[str, type[Op]] = {
     op.name: op
     for op in (
         Conv2d,
+        PreparedConv2d,
         ConvTranspose2d,
         ConvNd,
         PooledConv2d,
@@ -364,6 +366,7 @@ __all__ = [
     "PickChannels",
     "Pointwise",
     "PooledConv2d",
+    "PreparedConv2d",
     "Pooling",
     "Pow",
     "Reciprocal",

@@ -11,15 +11,18 @@ from op_cases import TINY, Case, cases
 
 from cnnc.frontends.onnx import export_onnx, load_onnx
 from cnnc.frontends.onnx.exports import EXPORTERS
-from cnnc.ir.ops import OPS, ConvNd, MaxPoolPlaces, PooledConv2d, Reorder
+from cnnc.ir.op import Op
+from cnnc.ir.ops import OPS, ConvNd, MaxPoolPlaces, PooledConv2d, PreparedConv2d, Reorder
 from cnnc.runtime.reference import evaluate
+
+JOINED: tuple[type[Op], ...] = (PooledConv2d, PreparedConv2d)  # whose parts are exported
 
 
 def test_every_op_but_reorders_is_exported() -> None:
-    assert set(OPS.values()) - EXPORTERS.keys() == {Reorder, PooledConv2d}  # whose parts are
+    assert set(OPS.values()) - EXPORTERS.keys() == {Reorder, *JOINED}
 
 
-@pytest.mark.parametrize("name", sorted([*(op.name for op in EXPORTERS), PooledConv2d.name]))
+@pytest.mark.parametrize("name", sorted(op.name for op in (*EXPORTERS, *JOINED)))
 @settings(max_examples=15, deadline=None)
 @given(data=st.data())
 def test_ops_come_back(name: str, data: st.DataObject) -> None:

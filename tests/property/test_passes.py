@@ -31,6 +31,7 @@ from cnnc.ir.ops import (
     OneHot,
     PickChannels,
     PooledConv2d,
+    PreparedConv2d,
     Quantize,
     Reorder,
     RoiAlign,
@@ -100,7 +101,7 @@ NOT_DRAWN: dict[str, tuple[type[Op], ...]] = {
     ),
     "takes whole numbers for each image": (GatherElements, GatherND, ScatterElements),
     "takes boxes of images": (MaxRoiPool, RoiAlign),
-    "comes with planning": (Interleave, PickChannels, PooledConv2d, Reorder),
+    "comes with planning": (Interleave, PickChannels, PooledConv2d, PreparedConv2d, Reorder),
 }
 
 
