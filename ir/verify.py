@@ -344,6 +344,7 @@ def _rights(
         return None, ()
     site = graph.site(node, target)
     takes = [node.operands[i] for i in node.kernel.in_place(site)]
+    takes = [name for name in takes if name in graph.places]  # constants lie elsewhere
     start = 0 if node.kernel.alias(site) else None
     if node.kernel.placed:
         start = node.kernel.piece(site)
