@@ -61,10 +61,10 @@ class Kernel(ABC):
 
     `microseconds` is the predicted time on one thread; `error` the largest error of an approximate
     kernel on sample data, relative to the result's range, and `saved` the predicted time that it
-    takes less than the best one that is not approximate; `placed` is set by the memory plan where
-    operands were written straight into their `slices` of the result, or the result is left where
-    it lies in its operand (`piece`). `images` is how many images
-    the kernel computes at once where a run has several (`Graph.group`).
+    takes less than the best native one that is not, 0 without one; `placed` is set by the memory
+    plan where operands were written straight into their `slices` of the result, or the result is
+    left where it lies in its operand (`piece`). `images` is how many images the kernel computes at
+    once where a run has several (`Graph.group`).
     """
 
     name: ClassVar[str]

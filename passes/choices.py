@@ -103,7 +103,8 @@ def best_choices(
     """For each way to lay out operands and result the fastest choice, if approximate then with an
     error inside the budget for this node's weights."""
     best: dict[Signature, Choice] = {}
-    exact = min((c.kernel.microseconds for c in choices if not c.kernel.approximate), default=0.0)
+    exact = [c.kernel for c in choices if c.kernel.native and not c.kernel.approximate]
+    least = min((kernel.microseconds for kernel in exact), default=None)
     for choice in choices:
         signature = choice.operands, choice.result
         if signature in best:
@@ -112,7 +113,8 @@ def best_choices(
         if not error <= budget:
             continue
         if choice.kernel.approximate:
-            saved = round(exact - choice.kernel.microseconds, 2)
+            # What is fused only for an approximate kernel has no other native one.
+            saved = 0.0 if least is None else round(least - choice.kernel.microseconds, 2)
             kernel = replace(choice.kernel, error=float(f"{error:.1e}"), saved=saved)
             choice = replace(choice, kernel=kernel)
         best[signature] = choice

@@ -85,3 +85,9 @@ def test_compiled(threads: int) -> None:
     assert isinstance(found, np.ndarray)
     wanted = evaluate(graph, {"x": x})["y"]
     np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4 * float(wanted.max()))
+
+
+def test_nothing_is_said_to_be_saved_where_no_other_native_kernel_is_there() -> None:
+    rows = cnnc.compile(network(), target="x86-64-v4").report().kernels
+    (row,) = (row for row in rows if "max_pool2d" in row.op)
+    assert row.error > 0 and row.saved_us == 0
