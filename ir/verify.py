@@ -311,6 +311,7 @@ def _overlaps(graph: Graph, target: Target) -> Iterator[Diagnostic]:
             seen = tenants.get(viewed[0]) if viewed and place == viewed[1] else None
             if seen in meeting and seen is not None and mine.end <= seen.end:
                 meeting = [seen]  # the parts of what is viewed lay there before
+            same = [tenants.get(name) for name in takes if graph.places[name] == place]
             for other in meeting:
                 if other is seen:
                     other.until = max(other.until, mine.until)
@@ -318,7 +319,6 @@ def _overlaps(graph: Graph, target: Target) -> Iterator[Diagnostic]:
                     other.end = max(other.end, mine.end)
                     tenants[result] = other
                     continue
-                same = [tenants.get(name) for name in takes if graph.places[name] == place]
                 if other.read == index and other in same:
                     continue
                 starts = [start for name, start in parts if tenants.get(name) is other]
@@ -343,8 +343,8 @@ def _rights(
     if node.kernel is None:
         return None, ()
     site = graph.site(node, target)
-    takes = [node.operands[i] for i in node.kernel.in_place(site)]
-    takes = [name for name in takes if name in graph.places]  # constants lie elsewhere
+    operands = [node.operands[i] for i in node.kernel.in_place(site)]
+    takes = [name for name in operands if name in graph.places]  # constants lie elsewhere
     start = 0 if node.kernel.alias(site) else None
     if node.kernel.placed:
         start = node.kernel.piece(site)

@@ -67,6 +67,14 @@ def cycles_of(graph: Graph, nodes: Sequence[Node], context: Context) -> float:
     return sum(choice.cycles if choice else inf for choice in choices)
 
 
+def is_faster(changed: Graph, graph: Graph, context: Context, saved: float = 0.0) -> bool:
+    """Whether what a changed graph does otherwise is predicted to take less time than what it
+    replaces, by more than that part of it."""
+    old = [node for node in graph.nodes if changed.producers.get(node.name) != node]
+    new = [node for node in changed.nodes if graph.producers.get(node.name) != node]
+    return cycles_of(changed, new, context) < (1 - saved) * cycles_of(graph, old, context)
+
+
 def candidates(site: Site, context: Context) -> list[Choice]:
     """Every kernel that can stand here, fastest first. Native ones need to know all sizes."""
     types = (*site.operands, *site.results)

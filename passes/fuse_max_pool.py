@@ -17,7 +17,7 @@ from typing import ClassVar
 from cnnc.ir.graph import Builder, Graph, Node
 from cnnc.ir.ops import Conv2d, MaxPool2d, PooledConv2d
 from cnnc.passes.base import Context, Pass, merge_locations
-from cnnc.passes.choices import cycles_of, planning
+from cnnc.passes.choices import is_faster, planning
 from cnnc.passes.match import inner
 
 
@@ -31,7 +31,7 @@ class FuseMaxPool(Pass):
         context, changes = planning(graph, context), 0
         for node in graph.nodes:
             fused = _fuse(graph, node)
-            if fused is not None and _is_faster(fused, graph, node, context):
+            if fused is not None and is_faster(fused, graph, context):
                 graph, changes = fused, changes + 1
         return graph, changes
 
@@ -49,9 +49,3 @@ def _fuse(graph: Graph, node: Node) -> Graph | None:
     builder.replace(node, op=op, operands=conv.operands, locations=locations)
     builder.sweep([conv.name])
     return builder.finish()
-
-
-def _is_faster(fused: Graph, graph: Graph, node: Node, context: Context) -> bool:
-    apart = [graph.producers[node.operands[0]], node]
-    together = [fused.producers[node.name]]
-    return cycles_of(fused, together, context) < cycles_of(graph, apart, context)

@@ -18,7 +18,7 @@ import numpy as np
 from cnnc.ir.graph import Builder, Graph, Node
 from cnnc.ir.ops import Conv2d, Pointwise, PreparedConv2d
 from cnnc.passes.base import Context, Pass, merge_locations
-from cnnc.passes.choices import cycles_of, planning
+from cnnc.passes.choices import is_faster, planning
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,8 +34,7 @@ class FusePrologue(Pass):
             if first is None:
                 continue
             fused = _fuse(graph, first, node)
-            together = cycles_of(fused, [fused.producers[node.name]], context)
-            if together < cycles_of(graph, [first, node], context):
+            if is_faster(fused, graph, context):
                 graph, changes = fused, changes + 1
         return graph, changes
 

@@ -20,7 +20,7 @@ from cnnc.ir.graph import Builder, Graph, Node
 from cnnc.ir.ops import Conv2d, ConvTranspose2d, Interleave
 from cnnc.ir.types import known
 from cnnc.passes.base import Context, Pass
-from cnnc.passes.choices import cycles_of, planning
+from cnnc.passes.choices import is_faster, planning
 
 _LEAST_SAVED = 0.1  # of the time of the layer
 
@@ -35,7 +35,7 @@ class SplitTransposed(Pass):
         context, changes = planning(graph, context), 0
         for node in graph.nodes:
             split = _split(graph, node)
-            if split is not None and _is_faster(split, graph, node, context):
+            if split is not None and is_faster(split, graph, context, _LEAST_SAVED):
                 graph, changes = split, changes + 1
         return graph, changes
 
@@ -103,9 +103,3 @@ def _split(graph: Graph, node: Node) -> Graph | None:
 def _everywhere(graph: Graph, extras: Sequence[str]) -> bool:
     """Whether what the epilogue reads besides is the same for all pixels of a map."""
     return all(dim == 1 for name in extras for dim in graph.types[name].shape[-2:])
-
-
-def _is_faster(split: Graph, graph: Graph, node: Node, context: Context) -> bool:
-    new = [n for n in split.nodes if n.name == node.name or n.name not in graph.types]
-    saved = cycles_of(graph, [node], context) * (1 - _LEAST_SAVED)
-    return cycles_of(split, new, context) < saved

@@ -35,8 +35,8 @@ MOST_POINTS_2D = 64  # of both axes together
 SHARED = 0.7  # of what a thread gets from memory if it is alone
 BUSY = 0.85  # of the cores, while parts are computed that take equally long
 ASKED = 0.5  # of the rate of L3, for lines that are asked for one by one
-# What threads share is transformed by each of them. With two that is one block of tiles, twice its
-# time as they read what others have written; with one thread it is nothing.
+# How much longer the inputs of one block of tiles take if its output channels are shared out: with
+# two threads 2, as each transforms them all and reads what the other has written; with one 0.
 AGAIN = 1.0
 TRANSFORM_CYCLES = 0.45  # for an instruction of the transforms, at one multiply-add a cycle
 
