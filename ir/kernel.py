@@ -63,16 +63,16 @@ class Kernel(ABC):
     kernel on sample data, relative to the result's range, and `saved` the predicted time that it
     takes less than the best native one that is not, 0 without one; `placed` is set by the memory
     plan where operands were written straight into their `slices` of the result, or the result is
-    left where it lies in its operand (`piece`). `images` is how many images the kernel computes at
-    once where a run has several (`Graph.group`).
+    left where it lies in its operand (`piece`); where no code is left to run (`idle`) it sets
+    `microseconds` to 0. `images` is how many images the kernel computes at once where a run has
+    several (`Graph.group`).
     """
 
     name: ClassVar[str]
     native: ClassVar[bool] = True  # False: runs the op's own `evaluate`, in NumPy
     approximate: ClassVar[bool] = False  # its rounding errors need checking
-    several: ClassVar[bool] = (
-        False  # takes any number of images, with the same packing, scratch and bits
-    )
+    # Takes any number of images, with the same packing, scratch and bits.
+    several: ClassVar[bool] = False
     microseconds: float = 0.0
     error: float = 0.0
     saved: float = 0.0

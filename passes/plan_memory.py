@@ -108,7 +108,8 @@ class _Planner:
         self.of[name] = group
 
     def step(self, step: int, node: Node) -> Node:
-        """Gives the node's results their groups; the node, its kernel knowing what is in place."""
+        """Gives the node's results their groups; the node, its kernel knowing what is in place, and
+        that it takes no time if that is all."""
         assert node.kernel is not None, "plan-memory runs after choose-kernels"
         kernel = replace(node.kernel, placed=())
         site = self.graph.site(node, self.context.target)
@@ -133,6 +134,8 @@ class _Planner:
         slices = kernel.slices(site)
         if slices is not None and node.name not in self.given:
             kernel = replace(kernel, placed=self._join(node, slices))
+        if kernel.idle(site):
+            kernel = replace(kernel, microseconds=0.0)
         return replace(node, kernel=kernel)
 
     def _piece(self, node: Node, kernel: Kernel, site: Site) -> int | None:

@@ -1,4 +1,4 @@
-"""How many reorders the plan of each zoo model has: a change of plans shows here."""
+"""What plans hold: the reorders of each zoo model, so that a change shows, and predicted times."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cnnc.codegen.kernels.move import ReorderKernel
 from cnnc.codegen.kernels.pointwise import PointwiseKernel
 from cnnc.driver import zoo_models
 from cnnc.frontends.dsl.load import load_file
-from cnnc.ir.graph import Graph
+from cnnc.ir.graph import Graph, Node
 from cnnc.ir.kernel import NO_HALO, Halo, Kernel, Site
 from cnnc.ir.ops import Conv2d, Reorder
 from cnnc.passes import PASSES, PIPELINES, Context, Pipeline
@@ -108,6 +108,38 @@ def test_a_small_network_does_not_wait_for_weights() -> None:
     more = text.replace("%y =", "%v = constant : f32[512,512]\n          %y =")
     small, large = (_convolution(read(t)).microseconds for t in (text, more))
     assert small < large
+
+
+def test_what_stays_in_its_place_takes_no_time() -> None:
+    graph = read(
+        """
+        graph @places(%x: f32[1,32,8,8]) -> (y: %y) level=portable {
+          %w = constant : f32[32,32,1,1]
+          %u = constant : f32[16,16,1,1]
+          %v = constant : f32[4,48,1,1]
+          %c = conv2d(%x, %w) : f32[1,32,8,8]
+          %piece = slice(%c) {axes=[1], starts=[16], stops=[32], steps=[1]} : f32[1,16,8,8]
+          %moved = slice(%c) {axes=[2], starts=[1], stops=[8], steps=[1]} : f32[1,32,7,8]
+          %small = conv2d(%moved, %w) {pad=[1,0,0,0]} : f32[1,32,8,8]
+          %p = conv2d(%piece, %u) : f32[1,16,8,8]
+          %joined = concat(%p, %small) {axis=1} : f32[1,48,8,8]
+          %m = conv2d(%joined, %v) : f32[1,4,8,8]
+          %z = tanh(%m) : f32[1,4,8,8]
+          %y = reshape(%z) {shape=[1,256]} : f32[1,256]
+        }
+        """
+    )
+    target = named_target("x86-64-v4")
+    context = Context(target=target, kernels=KERNELS, exact=True)
+    planned, _ = Pipeline.parse("choose-kernels,plan-memory", PASSES, PIPELINES).run(graph, context)
+    idle = {node.name for node in planned.nodes if _kernel(node).idle(planned.site(node, target))}
+    assert idle == {"piece", "joined", "y"}
+    assert idle == {node.name for node in planned.nodes if _kernel(node).microseconds == 0}
+
+
+def _kernel(node: Node) -> Kernel:
+    assert node.kernel is not None
+    return node.kernel
 
 
 def _convolution(graph: Graph) -> Kernel:
