@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import inf, nan
 from statistics import median
@@ -50,6 +50,34 @@ def planning(graph: Graph, context: Context) -> Context:
     return replace(context, target=context.target.keeping(weights))
 
 
+def predicting(graph: Graph, context: Context) -> Context:
+    """What to ask kernels with while the graph is still being changed: predictions alone, so that
+    what is tuned is the graph that is then compiled."""
+    return replace(planning(graph, context), measured={})
+
+
+def change_where_faster(
+    graph: Graph,
+    context: Context,
+    change: Callable[[Graph, Node], Graph | None],
+    least_saved: float = 0.0,
+) -> tuple[Graph, int]:
+    """The graph with the changes that are predicted to save time, and how many these are.
+
+    Args:
+        graph: what to change.
+        context: has the target and the kernels.
+        change: gives the graph with something else in a node's place, or None if that cannot be.
+        least_saved: what a change must save at least, as a part of the time that is taken without.
+    """
+    context, changes = predicting(graph, context), 0
+    for node in graph.nodes:
+        changed = change(graph, node)
+        if changed is not None and _is_faster(changed, graph, context, least_saved):
+            graph, changes = changed, changes + 1
+    return graph, changes
+
+
 def fastest(graph: Graph, node: Node, context: Context) -> Choice | None:
     """The fastest choice for a node, if approximate then with an error inside the budget."""
     site = graph.site(node, context.target)
@@ -67,12 +95,12 @@ def cycles_of(graph: Graph, nodes: Sequence[Node], context: Context) -> float:
     return sum(choice.cycles if choice else inf for choice in choices)
 
 
-def is_faster(changed: Graph, graph: Graph, context: Context, saved: float = 0.0) -> bool:
+def _is_faster(changed: Graph, graph: Graph, context: Context, least_saved: float) -> bool:
     """Whether what a changed graph does otherwise is predicted to take less time than what it
     replaces, by more than that part of it."""
     old = [node for node in graph.nodes if changed.producers.get(node.name) != node]
     new = [node for node in changed.nodes if graph.producers.get(node.name) != node]
-    return cycles_of(changed, new, context) < (1 - saved) * cycles_of(graph, old, context)
+    return cycles_of(changed, new, context) < (1 - least_saved) * cycles_of(graph, old, context)
 
 
 def candidates(site: Site, context: Context) -> list[Choice]:

@@ -17,7 +17,7 @@ from typing import ClassVar
 from cnnc.ir.graph import Builder, Graph, Node
 from cnnc.ir.ops import Conv2d, MaxPool2d, PooledConv2d
 from cnnc.passes.base import Context, Pass, merge_locations
-from cnnc.passes.choices import is_faster, planning
+from cnnc.passes.choices import change_where_faster
 from cnnc.passes.match import inner
 
 
@@ -28,12 +28,7 @@ class FuseMaxPool(Pass):
     name: ClassVar[str] = "fuse-max-pool"
 
     def run(self, graph: Graph, context: Context) -> tuple[Graph, int]:
-        context, changes = planning(graph, context), 0
-        for node in graph.nodes:
-            fused = _fuse(graph, node)
-            if fused is not None and is_faster(fused, graph, context):
-                graph, changes = fused, changes + 1
-        return graph, changes
+        return change_where_faster(graph, context, _fuse)
 
 
 def _fuse(graph: Graph, node: Node) -> Graph | None:

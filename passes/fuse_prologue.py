@@ -18,7 +18,7 @@ import numpy as np
 from cnnc.ir.graph import Builder, Graph, Node
 from cnnc.ir.ops import Conv2d, Pointwise, PreparedConv2d
 from cnnc.passes.base import Context, Pass, merge_locations
-from cnnc.passes.choices import is_faster, planning
+from cnnc.passes.choices import change_where_faster
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,15 +28,7 @@ class FusePrologue(Pass):
     name: ClassVar[str] = "fuse-prologue"
 
     def run(self, graph: Graph, context: Context) -> tuple[Graph, int]:
-        context, changes = planning(graph, context), 0
-        for node in graph.nodes:
-            first = _prologue(graph, node)
-            if first is None:
-                continue
-            fused = _fuse(graph, first, node)
-            if is_faster(fused, graph, context):
-                graph, changes = fused, changes + 1
-        return graph, changes
+        return change_where_faster(graph, context, _fuse)
 
 
 def _prologue(graph: Graph, node: Node) -> Node | None:
@@ -46,7 +38,7 @@ def _prologue(graph: Graph, node: Node) -> Node | None:
     first = graph.producers.get(node.operands[0])
     if first is None or not isinstance(first.op, Pointwise):
         return None
-    alone = graph.users[first.name] == (node,) and node.operands.count(first.name) == 1
+    alone = graph.users[first.name] == (node,)  # which reads it once
     same = graph.types[first.operands[0]] == graph.types[first.name]
     return first if alone and same and first.name not in graph.output_values else None
 
@@ -63,8 +55,11 @@ def _is_plain(graph: Graph, node: Node) -> bool:
     )
 
 
-def _fuse(graph: Graph, first: Node, node: Node) -> Graph:
-    """The graph with both nodes' work in the place of `node`."""
+def _fuse(graph: Graph, node: Node) -> Graph | None:
+    """The graph with the elementwise work before a convolution in its place, if there is such."""
+    first = _prologue(graph, node)
+    if first is None:
+        return None
     builder = Builder.edit(graph)
     assert isinstance(node.op, Conv2d) and isinstance(first.op, Pointwise)
     own, extras = node.op.split(node.operands)

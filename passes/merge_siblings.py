@@ -14,7 +14,7 @@ and epilogues with operands read parts of several tensors: these are left alone,
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -22,7 +22,7 @@ import numpy as np
 from cnnc.ir.graph import Builder, Graph, Node
 from cnnc.ir.ops import Concat, Conv2d, Slice
 from cnnc.passes.base import Context, Pass, apply_rules, merge_locations
-from cnnc.passes.choices import candidates, cycles_of, planning
+from cnnc.passes.choices import candidates, cycles_of, predicting
 from cnnc.passes.remove_identities import remove_identity
 from cnnc.passes.simplify_moves import join_slices
 
@@ -34,8 +34,7 @@ class MergeSiblings(Pass):
     name: ClassVar[str] = "merge-siblings"
 
     def run(self, graph: Graph, context: Context) -> tuple[Graph, int]:
-        # By predictions alone, so that what is tuned is the graph that is then compiled.
-        context, changes = replace(planning(graph, context), measured={}), 0
+        context, changes = predicting(graph, context), 0
         for names in [[node.name for node in some] for some in _siblings(graph)]:
             for nodes in _attempts(graph, [graph.producers[name] for name in names], context):
                 merged = _merged(graph, nodes)

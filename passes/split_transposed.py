@@ -20,7 +20,7 @@ from cnnc.ir.graph import Builder, Graph, Node
 from cnnc.ir.ops import Conv2d, ConvTranspose2d, Interleave
 from cnnc.ir.types import known
 from cnnc.passes.base import Context, Pass
-from cnnc.passes.choices import is_faster, planning
+from cnnc.passes.choices import change_where_faster
 
 _LEAST_SAVED = 0.1  # of the time of the layer
 
@@ -32,12 +32,7 @@ class SplitTransposed(Pass):
     name: ClassVar[str] = "split-transposed"
 
     def run(self, graph: Graph, context: Context) -> tuple[Graph, int]:
-        context, changes = planning(graph, context), 0
-        for node in graph.nodes:
-            split = _split(graph, node)
-            if split is not None and is_faster(split, graph, context, _LEAST_SAVED):
-                graph, changes = split, changes + 1
-        return graph, changes
+        return change_where_faster(graph, context, _split, _LEAST_SAVED)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from graph_harness import assert_same_answers
@@ -15,6 +17,7 @@ from cnnc.ir.ops import Conv2d, MaxPool2d, PooledConv2d, Relu
 from cnnc.ir.parser import parse_graph
 from cnnc.ir.types import Sym, TensorType
 from cnnc.passes import Context
+from cnnc.passes.choices import candidates
 from cnnc.passes.fuse_max_pool import FuseMaxPool
 from cnnc.runtime.reference import evaluate
 
@@ -75,6 +78,17 @@ def test_a_map_that_is_read_elsewhere_stays(also: str) -> None:
 )
 def test_what_no_kernel_does_well_stays(graph: Graph, exact: bool, max_rel_err: float) -> None:
     assert fused(graph, exact, max_rel_err) == (graph, 0)
+
+
+def test_measured_times_do_not_change_the_graph() -> None:
+    """Else what is compiled would not be what was tuned."""
+    context = Context(target=TARGET, kernels=KERNELS)
+    graph, _ = FuseMaxPool().run(network(), context)
+    site = graph.site(graph.nodes[0], TARGET)
+    slow = {str(choice.kernel): 1e6 for choice in candidates(site, context)}
+    measured = replace(context, measured={str(site): slow})
+    assert min(choice.cycles for choice in candidates(site, measured)) > 1e6
+    assert FuseMaxPool().run(network(), measured) == (graph, 1)
 
 
 @pytest.mark.parametrize("threads", [1, 2])
