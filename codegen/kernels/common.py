@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import count as numbers
 from math import prod
 
 import numpy as np
@@ -141,18 +140,18 @@ def finish(
     result.
     """
 
-    def load(number: int) -> Value:
-        view = extras[number]
+    def load(view: View) -> Value:
         stride = spacing if varies_inside(view, site.result) else 0
         return p.load(view.buffer, view.broadcast_at(*place), value.lanes, stride, count)
 
-    return run_steps(p, site, value, load)
+    return run_steps(p, steps_of(site), value, map(load, extras))
 
 
-def run_steps(p: ProgramBuilder, site: Site, value: Value, load: Callable[[int], Value]) -> Value:
-    """The epilogue applied to a value; `load` gives what it takes of an extra operand."""
-    extras = map(load, numbers())
-    for step in steps_of(site):
+def run_steps(
+    p: ProgramBuilder, steps: Iterable[Step], value: Value, extras: Iterator[Value]
+) -> Value:
+    """A chain of elementwise steps applied to a value; `extras` are what they take besides."""
+    for step in steps:
         value = emit_scalar(step.op, p, *step.arrange(value, extras))
     return value
 
@@ -170,7 +169,12 @@ def abreast(site: Site, values: int) -> int:
 
 def epilogue_work(site: Site) -> float:
     """Multiply-adds that take as long as the epilogue on one vector."""
-    return sum(WORK.get(type(step.op), 1.0) for step in steps_of(site))
+    return steps_work(steps_of(site))
+
+
+def steps_work(steps: Iterable[Step]) -> float:
+    """Multiply-adds that take as long as elementwise steps on one vector."""
+    return sum(WORK.get(type(step.op), 1.0) for step in steps)
 
 
 def epilogue_cycles(site: Site, block: int) -> float:

@@ -20,12 +20,13 @@ from cnnc.codegen.kernels.common import (
     epilogue_work,
     extra_block,
     pack_extra,
+    run_steps,
     steps_of,
     view_of,
     zero_halo,
 )
 from cnnc.codegen.kernels.rows import cut, repeat, walk, within
-from cnnc.codegen.scalar import SCALAR, emit_scalar
+from cnnc.codegen.scalar import SCALAR
 from cnnc.ir.kernel import Kernel, Site
 from cnnc.ir.loops import Index, Program, ProgramBuilder, Value
 from cnnc.ir.op import Array, Elementwise
@@ -245,7 +246,5 @@ class _Writer:
             held.get(i) or p.load(view.buffer, at[i], self.lanes, strides[i], count)
             for i, view in enumerate(self.views[:-1])
         ]
-        value, rest = values[0], iter(values[1:])
-        for step in steps_of(self.site):
-            value = emit_scalar(step.op, p, *step.arrange(value, rest))
+        value = run_steps(p, steps_of(self.site), values[0], iter(values[1:]))
         p.store(self.y.buffer, at[-1], value, strides[-1], count)

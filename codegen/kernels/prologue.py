@@ -7,13 +7,16 @@ inputs are summed up (`PairedSums.sum_inputs`), which holds them in registers an
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
-from cnnc.codegen.kernels.common import View, constant_view
-from cnnc.codegen.scalar import SCALAR, WORK, emit_scalar
+from cnnc.codegen.kernels.common import View, constant_view, run_steps, steps_work
+from cnnc.codegen.scalar import SCALAR
 from cnnc.ir.kernel import Site
 from cnnc.ir.loops import Index, ProgramBuilder, Value
 from cnnc.ir.ops import Conv2d, PreparedConv2d
 from cnnc.ir.types import Layout, TensorType
+
+T = TypeVar("T")
 
 
 def convolution(site: Site) -> Conv2d:
@@ -28,12 +31,17 @@ def prologue_fits(site: Site) -> bool:
     the map is the same for all pixels, and can be read beside blocks of channels."""
     if not isinstance(site.op, PreparedConv2d):
         return True
-    _, extras = site.op.arrange(site.op.split(site.operands)[0])
-    constant = site.constant[3:]
+    taken = zip(_taken(site.op, site.operands), _taken(site.op, site.constant), strict=True)
     return all(type(step.op) in SCALAR for step in site.op.prologue) and all(
-        all(size == 1 for size in t.shape[-2:]) and (c or t.rank == 4)
-        for t, c in zip(extras, constant, strict=False)
+        all(size == 1 for size in t.shape[-2:]) and (constant or t.rank == 4)
+        for t, constant in taken
     )
+
+
+def _taken(op: PreparedConv2d, operands: Sequence[T]) -> tuple[T, ...]:
+    """What there is of each operand, for those that the prologue takes besides the map."""
+    own, _ = op.split(operands)
+    return op.arrange(own)[1]
 
 
 def prologue_cycles(site: Site) -> float:
@@ -43,7 +51,7 @@ def prologue_cycles(site: Site) -> float:
         return 0.0
     n, channels, h, w = site.operands[0].dims
     target = site.target
-    work = sum(WORK.get(type(step.op), 1.0) for step in site.op.prologue) / target.fma_per_cycle
+    work = steps_work(site.op.prologue) / target.fma_per_cycle
     return n * -(-channels // target.lanes) * h * w * (1.0 + work)
 
 
@@ -63,9 +71,9 @@ class Prologue:
     ) -> None:
         assert isinstance(site.op, PreparedConv2d)
         self.p, self.steps, self.x, self.lanes = p, site.op.prologue, x, site.target.lanes
-        constant = site.constant[3:]
         self.extras = [
-            constant_view(v, self.lanes) if c else v for v, c in zip(extras, constant, strict=False)
+            constant_view(view, self.lanes) if constant else view
+            for view, constant in zip(extras, _taken(site.op, site.constant), strict=True)
         ]
         kept, rows, columns = size
         shape = (kept, x.type.dims[1], rows, columns)
@@ -101,11 +109,8 @@ class Prologue:
         target = self.prepared.at(self.slot, c, r, column)
 
         def prepare(q: Index) -> Value:
-            value: Value = p.load(self.x.buffer, source + q * lanes, lanes)
-            rest = iter(held)
-            for step in self.steps:
-                value = emit_scalar(step.op, p, *step.arrange(value, rest))
-            value = p.bind("x", value)
+            value = p.load(self.x.buffer, source + q * lanes, lanes)
+            value = p.bind("x", run_steps(p, self.steps, value, iter(held)))
             p.store(self.prepared.buffer, target + q * lanes, value)
             return value
 

@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from math import prod
 
-from cnnc.codegen.kernels.common import View, run_steps
+from cnnc.codegen.kernels.common import View, run_steps, steps_of
 from cnnc.codegen.kernels.rows import cut, repeat, walk, within
 from cnnc.ir.kernel import Site
 from cnnc.ir.loops import Index, ProgramBuilder, Reduce, TileRef, Value, apply
@@ -139,12 +139,12 @@ class Nest:
     ) -> None:
         """Stores a value, after the epilogue, at a place of the result; 0 stands for all lanes."""
 
-        def load(number: int) -> Value:
-            extra = self.tensors[1 + number]
+        def load(extra: Strided) -> Value:
             return p.load(extra.buffer, extra.at(place), value.lanes, extra.pitches[-1], count)
 
-        y = self.tensors[-1]
-        p.store(y.buffer, y.at(place), run_steps(p, site, value, load), count=count)
+        _, *extras, y = self.tensors
+        result = run_steps(p, steps_of(site), value, map(load, extras))
+        p.store(y.buffer, y.at(place), result, count=count)
 
     def _place(self, p: ProgramBuilder, t: Index, axes: Sequence[int]) -> tuple[Index, ...]:
         """The place with this number among those of the axes; 0 along all others."""
