@@ -25,6 +25,7 @@ from cnnc.codegen.kernels.common import (
     views,
     zero_halo,
 )
+from cnnc.codegen.kernels.rows import Walk
 from cnnc.ir.kernel import Site
 from cnnc.ir.loops import Index, Program, ProgramBuilder, fma
 from cnnc.ir.op import Array
@@ -75,10 +76,7 @@ class Depthwise(BlockedConv):
         inputs, extras, y = views(p, site, "x", "weight", "bias")
         n, channels, oh, ow = site.result.dims
         blocks = -(-channels // site.target.lanes)
-        with p.parallel("t", 0, n * blocks * oh) as t:
-            image = p.let("n", t // (blocks * oh)) if n > 1 else Index(0)
-            block = p.let("c", t // oh % blocks)
-            row = p.let("oh", t % oh)
+        with Walk(n, blocks, oh).parallel(p, "c", "oh") as (image, block, row):
             for start, width, times in pieces(ow, self.columns):
                 with p.loop("j", 0, times) as j:
                     place = (image, block, row, j * width + start)

@@ -15,7 +15,7 @@ from typing import ClassVar
 import numpy as np
 
 from cnnc.codegen.kernels.common import views, zero_halo
-from cnnc.codegen.kernels.rows import walk
+from cnnc.codegen.kernels.rows import Walk, walk
 from cnnc.ir.kernel import Kernel, Site
 from cnnc.ir.loops import Index, Program, ProgramBuilder, Value, fma, shuffle
 from cnnc.ir.ops import Interpolation, Resize
@@ -120,9 +120,7 @@ class _Writer:
         source = p.lookup("rows", self.down.source.reshape(-1).tolist())
         weights = p.table("down", self.down.weight.reshape(-1).tolist())
         columns = self.plain_columns if self.block == 1 else self.blocked_columns()
-        with p.parallel("t", 0, n * blocks * rows) as t:
-            image = p.let("n", t // (blocks * rows)) if n > 1 else Index(0)
-            block, row = p.let("c", t // rows % blocks), p.let("oh", t % rows)
+        with Walk(n, blocks, rows).parallel(p, "c", "oh") as (image, block, row):
             places = [self.x.at(image, block, source(row * taps + k), 0) for k in range(taps)]
             factors = [p.load(weights, row * taps + k, self.lanes, 0) for k in range(taps)]
             bound = [p.bind("w", factor) for factor in factors] if self.weighs else []

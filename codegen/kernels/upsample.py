@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from cnnc.codegen.kernels.common import View, channel_counts, pieces, views, zero_halo
+from cnnc.codegen.kernels.rows import Walk
 from cnnc.ir.kernel import Kernel, Site
 from cnnc.ir.loops import FromIndex, Index, Program, ProgramBuilder, Value, as_value, fma
 from cnnc.ir.ops import Upsample
@@ -86,13 +87,11 @@ class _Writer:
         p = self.p
         n, channels, rows, _ = self.site.result.dims
         blocks = -(-channels // self.kernel.block)
-        with p.parallel("t", 0, n * blocks * rows) as t:
-            image = p.let("n", t // (blocks * rows)) if n > 1 else Index(0)
-            place, row = (image, p.let("c", t // rows % blocks)), p.let("oh", t % rows)
-            if not self.op.interpolates:
-                self.nearest(place, row)
+        with Walk(n, blocks, rows).parallel(p, "c", "oh") as (image, block, row):
+            if self.op.interpolates:
+                self.bilinear((image, block), row)
             else:
-                self.bilinear(place, row)
+                self.nearest((image, block), row)
         zero_halo(p, self.y)
         return p.finish()
 
