@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import TYPE_CHECKING, NamedTuple
 
-from cnnc.codegen.kernels import KERNELS
 from cnnc.driver import context_of, finish, load_graph, realise, resolve_target
 from cnnc.ir.graph import Graph, Node
 from cnnc.ir.kernel import Kernel, Site
@@ -23,6 +22,7 @@ from cnnc.ir.types import PLAIN
 from cnnc.options import Options
 from cnnc.passes import PASSES, PIPELINES
 from cnnc.passes.base import Context, Pipeline
+from cnnc.passes.choices import candidates, planning
 from cnnc.record import Times, add_to_record, read_record
 from cnnc.runtime.inputs import random_inputs
 
@@ -78,7 +78,7 @@ def tune(
     first, rest = _split(options.passes)
     say("planning")
     planned, _ = first.run(load_graph(source, options), context)
-    layers = tuple(_layers(planned, context))
+    layers = tuple(_layers(planned, planning(planned, context)))
     record = read_record(target)
     rounds = list(_rounds(layers, record))
     for i, picks in enumerate(rounds):
@@ -135,19 +135,12 @@ def _bare(site: Site) -> Site:
 def _alternatives(site: Site, chosen: Kernel, context: Context) -> list[Kernel]:
     """Other kernels that fit the layouts, and their predictions not too bad; the best first."""
     bare = _bare(site)
-    timed = {
-        str(kernel): (kernel.cycles(bare), kernel)
-        for kind in KERNELS.values()
-        if kind.native and not (kind.approximate and context.exact)
-        for kernel in kind.candidates(bare)
-        if kernel.blocks(bare) == chosen.blocks(bare) and _fits(kernel, site)
-    }
-    timed.pop(str(chosen), None)
     limit = _HOPELESS * chosen.cycles(bare)
     return [
-        replace(kernel, microseconds=context.target.microseconds(cycles))
-        for cycles, kernel in sorted(timed.values(), key=lambda pair: pair[0])
-        if cycles <= limit
+        choice.kernel
+        for choice in candidates(bare, context)
+        if choice.kernel.native and str(choice.kernel) != str(chosen) and choice.cycles <= limit
+        if (choice.operands, choice.result) == chosen.blocks(bare) and _fits(choice.kernel, site)
     ]
 
 
