@@ -19,7 +19,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from math import ceil
 
 from cnnc.codegen.emit_text import float_text
-from cnnc.ir.calling import STEP_LINE, Slot
+from cnnc.codegen.share_text import SHARE_DECLARATIONS, STEP, share_text
+from cnnc.ir.calling import Slot
 from cnnc.ir.graph import Graph, Node, Place, Region
 from cnnc.ir.loops import Program
 from cnnc.ir.target import Target
@@ -36,79 +37,6 @@ OFFSETS = "@offsets"  # of packed weights in bytes: a table that is written when
 _CLEARED = 16  # elements cleared at a time
 
 _LOOP_LABELS = ("enter", "image", "again", "leave")
-
-_DECLARATIONS = (
-    "declare i64 @cnnc_take(ptr, i64, i64, i64, i64)",
-    "declare void @cnnc_done(ptr, i64)",
-    "declare void @cnnc_wait(ptr, i64)",
-    "declare i64 @llvm.readcyclecounter()",
-    "declare i64 @llvm.umax.i64(i64, i64)",
-)
-
-# `share` runs a step in chunks, on whichever threads take them; all are done afterwards. Then, if a
-# profile is asked for, thread 0 adds to the step's cycles those since the last note: none if the
-# counters of two processors that it ran on differ by more.
-_SHARE = """define internal void @share(ptr %step, i64 %number, i64 %chunks, i64 %round,
-    i64 %image, i64 %member, i64 %several, i64 %tid, i64 %threads, ptr %context) #0 {{
-entry:
-  %alone = icmp eq i64 %threads, 1
-  br i1 %alone, label %all, label %shared
-all:
-  call void %step({arguments}, i64 0, i64 1)
-  br label %done
-shared:
-  %lines = add i64 %threads, 1
-  %step_bytes = mul i64 %lines, {line}
-  %offset = mul i64 %step_bytes, %number
-  %counters_at = getelementptr i64, ptr %context, i64 {counters}
-  %counters = load ptr, ptr %counters_at
-  %counter = getelementptr i8, ptr %counters, i64 %offset
-  br label %pick
-pick:
-  %mine = phi i64 [ 0, %shared ], [ %more, %run ]
-  %chunk = call i64 @cnnc_take(ptr %counter, i64 %tid, i64 %threads, i64 %round, i64 %chunks)
-  %some = icmp sge i64 %chunk, 0
-  br i1 %some, label %run, label %wait
-run:
-  call void %step({arguments}, i64 %chunk, i64 %chunks)
-  %more = add i64 %mine, 1
-  br label %pick
-wait:
-  call void @cnnc_done(ptr %counter, i64 %mine)
-  %rounds = add i64 %round, 1
-  %target = mul i64 %rounds, %chunks
-  call void @cnnc_wait(ptr %counter, i64 %target)
-  br label %done
-done:
-  call void @note(i64 %number, i64 %tid, ptr %context)
-  ret void
-}}
-
-define internal void @note(i64 %number, i64 %tid, ptr %context) #0 {{
-entry:
-  %profile_at = getelementptr i64, ptr %context, i64 {profile}
-  %profile = load ptr, ptr %profile_at
-  %wanted = icmp ne ptr %profile, null
-  %first = icmp eq i64 %tid, 0
-  %both = and i1 %wanted, %first
-  br i1 %both, label %add, label %done
-add:
-  %now = call i64 @llvm.readcyclecounter()
-  %sum_at = getelementptr i64, ptr %profile, i64 %number
-  %before_at = getelementptr i64, ptr %profile, i64 {last}
-  %sum = load i64, ptr %sum_at
-  %before = load i64, ptr %before_at
-  %later = call i64 @llvm.umax.i64(i64 %now, i64 %before)
-  %gone = sub i64 %later, %before
-  %total = add i64 %sum, %gone
-  store i64 %total, ptr %sum_at
-  store i64 %now, ptr %before_at
-  br label %done
-done:
-  ret void
-}}
-"""
-_STEP = "ptr %context, i64 %tid, i64 %image, i64 %member, i64 %several"  # and the chunk, and chunks
 
 _X86_FLUSH = (
     "declare void @llvm.x86.sse.stmxcsr(ptr)",
@@ -143,7 +71,7 @@ class Schedule:
         self.packed: dict[tuple[str, int], int] = {}  # (node, operand) -> its place in OFFSETS
         self.scratch_bytes = scratch_bytes
         self.x86 = target.triple.startswith("x86_64")
-        self.declarations = {*_DECLARATIONS, *(_X86_FLUSH if self.x86 else ())}
+        self.declarations = {*SHARE_DECLARATIONS, *(_X86_FLUSH if self.x86 else ())}
         self.steps = {node.name: i for i, node in enumerate(graph.nodes)}
         self.least = _least(graph, target)
         self.most_chunks = 1  # of any step
@@ -161,32 +89,30 @@ class Schedule:
         return self.most_chunks if self.shared / 2 > WAKE_CYCLES else 1
 
     def name(self) -> str:
+        """A name for a value that none has yet."""
         self.count += 1
         return f"%v{self.count}"
 
     def label(self, word: str) -> str:
+        """The same for a block; `word` says what it does."""
         self.count += 1
         return f"{word}.{self.count}"
 
     def value(self, text: str) -> str:
+        """Writes an instruction; the name of its value."""
         name = self.name()
         self.lines.append(f"  {name} = {text}")
         return name
 
     def slot(self, index: int, type: str = "ptr") -> str:
+        """What a word of the context holds."""
         pointer = self.value(f"getelementptr i64, ptr %context, i64 {index}")
         return self.value(f"load {type}, ptr {pointer}")
 
     def text(self, runs: Mapping[str, Sequence[Node]]) -> str:
         """LLVM text of functions, by symbol, that run nodes."""
         emitted = [self.emit(symbol, nodes) for symbol, nodes in runs.items()]
-        share = _SHARE.format(
-            arguments=_STEP,
-            line=STEP_LINE,
-            counters=Slot.COUNTERS,
-            profile=Slot.PROFILE,
-            last=len(self.steps),
-        )
+        share = share_text(len(self.steps))
         return "\n".join([share, *self.written, *emitted])
 
     def emit(self, symbol: str, nodes: Sequence[Node]) -> str:
@@ -320,7 +246,7 @@ class Schedule:
         arguments = ", ".join(given)
         body = "\n".join(self.lines)
         self.written.append(
-            f"define internal void @step{self.steps[node.name]}({_STEP}, i64 %chunk, i64 %chunks) "
+            f"define internal void @step{self.steps[node.name]}({STEP}, i64 %chunk, i64 %chunks) "
             f"#0 {{\n{body}\n  call void {function}({arguments}, i64 %chunk, i64 %chunks)\n"
             "  ret void\n}\n"
         )
@@ -387,6 +313,7 @@ class Schedule:
         return chunks
 
     def operand(self, node: Node, i: int, name: str) -> str:
+        """The address of a node's operand: among the packed weights, or where its value is."""
         if name in self.graph.constants:
             number = self.packed.setdefault((node.name, i), len(self.packed))
             entry = self.value(f"getelementptr i64, ptr {OFFSETS}, i64 {number}")
@@ -395,6 +322,7 @@ class Schedule:
         return self.place(self.graph.places[name])
 
     def place(self, place: Place) -> str:
+        """The address of a value, for the image that the step works on."""
         if place.region is Region.ARENA:
             first = self.value(f"getelementptr i8, ptr {self.slot(Slot.ARENA)}, i64 {place.offset}")
             if not place.stride or not self.member:
