@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from cnnc.codegen.kernels.common import View, finish, views, zero_halo, zero_run
+from cnnc.codegen.kernels.common import View, store_result, views, zero_halo, zero_run
 from cnnc.codegen.kernels.strips import reads_few_channels
 from cnnc.codegen.kernels.winograd import combine
 from cnnc.codegen.kernels.winograd_axis import AxisTransform, axis_transform
@@ -234,5 +234,4 @@ class ColumnWriter(ABC):
         for i, result in enumerate(combine(self.p, self.transform.output, sums)[:rows]):
             at = image, channel, top + i, column
             value = result if bias is None else result + bias
-            value = finish(self.p, self.site, value, self.extras, *at, count=count)
-            self.p.store(self.y.buffer, self.y.at(*at), value, count=count)
+            store_result(self.p, self.site, value, self.extras, self.y, *at, count=count)

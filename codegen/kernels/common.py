@@ -1,4 +1,4 @@
-"""What kernels share: addressing by layout, the epilogue, borders, vectorised rows."""
+"""What kernels share: addressing by layout, the epilogue, packing of weights, borders."""
 
 from __future__ import annotations
 
@@ -124,16 +124,17 @@ def steps_of(site: Site) -> tuple[Step, ...]:
     return (Step(site.op),) if isinstance(site.op, Elementwise) else ()
 
 
-def finish(
+def store_result(
     p: ProgramBuilder,
     site: Site,
     value: Value,
     extras: Sequence[View],
+    y: View,
     *place: Place,
     count: int = 0,
     spacing: int = 1,
-) -> Value:
-    """The epilogue applied to the value at `place` of the result.
+) -> None:
+    """Stores the value at `place` of the result `y`, after the epilogue.
 
     The value is a vector along the result's innermost axis (the channels of a block, or every
     `spacing`-th place of the last dimension); its first `count` lanes (0: all) are elements of the
@@ -144,7 +145,8 @@ def finish(
         stride = spacing if varies_inside(view, site.result) else 0
         return p.load(view.buffer, view.broadcast_at(*place), value.lanes, stride, count)
 
-    return run_steps(p, steps_of(site), value, map(load, extras))
+    result = run_steps(p, steps_of(site), value, map(load, extras))
+    p.store(y.buffer, y.at(*place), result, spacing, count)
 
 
 def run_steps(
@@ -225,14 +227,12 @@ def store_scaled(
     `views` are the bias's, those of the epilogue's operands and the result's.
     """
     (bias_view, extras, y), (image, block, row, column), lanes = views, place, acc.lanes
-    bias = None
-    if bias_view is not None:
-        bias = p.bind("bias", p.load(bias_view.buffer, block * lanes, lanes))
+    bias = load_bias(p, bias_view, block, lanes)
     turns = abreast(site, acc.shape[1] * acc.shape[2])
     with p.unroll("r", acc.shape[1]) as r, p.unroll("q", acc.shape[2], turns) as q:
         at = image, block, row + r, column + q
         value = acc[0, r, q] * scale if bias is None else fma(acc[0, r, q], scale, bias)
-        p.store(y.buffer, y.at(*at), finish(p, site, p.bind("y", value), extras, *at))
+        store_result(p, site, p.bind("y", value), extras, y, *at)
 
 
 def sum_lanes(p: ProgramBuilder, vectors: Sequence[Value]) -> Value:
@@ -258,6 +258,13 @@ def sum_lanes(p: ProgramBuilder, vectors: Sequence[Value]) -> Value:
     assert not more, "there are more vectors than lanes"
     order = [owners.index(i) for i in range(len(vectors))]
     return p.bind("sums", shuffle(whole, whole, order + [0] * (lanes - len(order))))
+
+
+def load_bias(p: ProgramBuilder, bias: View | None, block: Index, lanes: int) -> Value | None:
+    """The packed bias of a block of channels, if there is one."""
+    if bias is None:
+        return None
+    return p.bind("bias", p.load(bias.buffer, block * lanes, lanes))
 
 
 def set_bias(p: ProgramBuilder, acc: TileRef, bias: View, block: Index) -> None:

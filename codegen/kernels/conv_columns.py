@@ -24,7 +24,7 @@ from cnnc.codegen.kernels.columns import (
     height_transforms,
     height_weights,
 )
-from cnnc.codegen.kernels.common import epilogue_cycles, pieces
+from cnnc.codegen.kernels.common import epilogue_cycles, load_bias, pieces
 from cnnc.ir.kernel import NO_HALO, Halo, Site
 from cnnc.ir.loops import Index, Program, TileRef, fma
 from cnnc.ir.op import Array
@@ -114,9 +114,7 @@ class _Writer(ColumnWriter):
                     column = p.let("column", q * width + start)
                     acc = p.tile("acc", (points, width), lanes)
                     self.accumulate(acc, column, packed)
-                    bias = None
-                    if self.bias is not None:
-                        bias = p.bind("bias", p.load(self.bias.buffer, block * lanes, lanes))
+                    bias = load_bias(p, self.bias, block, lanes)
                     for t in range(width):
                         sums = [acc[i, t] for i in range(points)]
                         self.store(sums, bias, (image, block, top, column + t), rows)

@@ -18,11 +18,11 @@ from cnnc.codegen.kernels.blocked import BlockedConv, is_blockable
 from cnnc.codegen.kernels.common import (
     channel_counts,
     epilogue_cycles,
-    finish,
     multiply_add,
     pack_panels,
     pieces,
     set_bias,
+    store_result,
     views,
     zero_halo,
 )
@@ -227,8 +227,7 @@ class _Writer:
         self.accumulate(acc, image, group, row, column)
         with p.unroll("b", b) as i, p.unroll("r", height) as r, p.unroll("q", width) as q:
             place = (image, group * b + i, row + r, column + q)
-            result = finish(p, self.site, acc[i, r, q], self.extras, *place)
-            p.store(self.y.buffer, self.y.at(*place), result)
+            store_result(p, self.site, acc[i, r, q], self.extras, self.y, *place)
 
     def accumulate(
         self, acc: TileRef, image: Index, group: Index, row: Index, column: Index

@@ -15,9 +15,9 @@ from typing import ClassVar
 from cnnc.codegen.kernels.common import (
     epilogue_cycles,
     extras_fit,
-    finish,
     pieces,
     residuals,
+    store_result,
     views,
     window_halo,
     zero_halo,
@@ -152,8 +152,9 @@ class _Writer:
                 with p.unroll("b", b) as i, p.unroll("r", height) as r:
                     for k, count in enumerate(counts):
                         place = (image, channel + i, row + r, column + k * lanes)
-                        value = finish(p, self.site, acc[i, r, k], self.extras, *place, count=count)
-                        p.store(self.y.buffer, self.y.at(*place), value, count=count)
+                        store_result(
+                            p, self.site, acc[i, r, k], self.extras, self.y, *place, count=count
+                        )
 
     def accumulate(
         self,

@@ -25,9 +25,9 @@ import numpy as np
 from cnnc.codegen.kernels.blocked import BlockedConv, is_blockable
 from cnnc.codegen.kernels.common import (
     epilogue_cycles,
-    finish,
     pieces,
     set_bias,
+    store_result,
     views,
     zero_halo,
 )
@@ -241,8 +241,7 @@ class _Writer:
             tile = self.sums(_Place(image, block, row, column, group), height, width)
         with p.unroll("r", height) as i, p.unroll("q", width) as j:
             place = (image, block, row + i, column + j)
-            result = finish(p, self.site, tile[0, i, j], self.extras, *place)
-            p.store(self.y.buffer, self.y.at(*place), result)
+            store_result(p, self.site, tile[0, i, j], self.extras, self.y, *place)
 
     def sums(self, at: _Place, height: int, width: int) -> TileRef:
         """All channels of a group and all taps, in a tile."""

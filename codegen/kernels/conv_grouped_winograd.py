@@ -14,6 +14,7 @@ So no lane sees a channel of another group, and NaN stays in its group.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import product
 from typing import ClassVar
@@ -22,11 +23,11 @@ import numpy as np
 
 from cnnc.codegen.kernels.blocked import BlockedConv, is_blockable
 from cnnc.codegen.kernels.common import (
-    Place,
     epilogue_cycles,
-    finish,
+    load_bias,
     multiply_add,
     pieces,
+    store_result,
     views,
     zero_halo,
 )
@@ -260,26 +261,19 @@ class _Writer:
         p, lanes, (rows, columns) = self.p, self.lanes, (self.grid.rows, self.grid.columns)
         with p.loop("k", 0, size) as k:
             top, left = self.corner(first + k)
-            bias = None
-            if self.bias is not None:
-                bias = p.bind("bias", p.load(self.bias.buffer, block * lanes, lanes))
+            bias = load_bias(p, self.bias, block, lanes)
 
             def source(i: int, j: Index) -> Value:
                 at = (j + i * columns.n) * self.product_point + k * lanes
                 return p.load(self.products, at, lanes)
 
-            def store(place: tuple[Place, ...], value: Value) -> None:
-                done = finish(p, self.site, value, self.extras, *place)
-                p.store(self.y.buffer, self.y.at(*place), done)
-
             def result(i: Index, j: int, value: Value) -> None:
                 value = p.bind("y", value if bias is None else value + bias)
                 place = (image, block, top + i, left + j)
-                if j < self.ow % columns.m or self.ow % columns.m == 0:
-                    store(place, value)
-                else:  # the last tile of a row reaches beyond the result
-                    with p.when(left, 0, self.ow - j):
-                        store(place, value)
+                # The last tile of a row may reach beyond the result.
+                whole = j < self.ow % columns.m or self.ow % columns.m == 0
+                with nullcontext() if whole else p.when(left, 0, self.ow - j):
+                    store_result(p, self.site, value, self.extras, self.y, *place)
 
             inside = (top * -1 + self.oh).min(rows.m)
             self.both(rows.outputs, columns.outputs, (rows.n, columns.n), inside, source, result)

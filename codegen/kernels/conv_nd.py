@@ -15,10 +15,10 @@ from typing import ClassVar
 from cnnc.codegen.kernels.common import (
     epilogue_cycles,
     extras_fit,
-    finish,
     pieces,
     residuals,
     split,
+    store_result,
     views,
 )
 from cnnc.codegen.kernels.conv_general import MOST_CHANNELS, UNROLLED
@@ -130,8 +130,7 @@ class _Writer:
             with p.unroll("b", channels) as b:
                 for k, count in enumerate(counts):
                     place = (image, channel + b, *row, start + k * lanes)
-                    value = finish(p, self.site, acc[b, k], self.extras, *place, count=count)
-                    p.store(self.y.buffer, self.y.at(*place), value, count=count)
+                    store_result(p, self.site, acc[b, k], self.extras, self.y, *place, count=count)
 
     def accumulate(
         self, acc: TileRef, place: tuple[Index, ...], channel: Index, counts: list[int]

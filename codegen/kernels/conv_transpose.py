@@ -19,11 +19,11 @@ from cnnc.codegen.kernels.blocked import BlockedConv, is_blockable
 from cnnc.codegen.kernels.common import (
     channel_counts,
     epilogue_cycles,
-    finish,
     multiply_add,
     pack_panels,
     pieces,
     set_bias,
+    store_result,
     views,
     zero_halo,
 )
@@ -204,8 +204,7 @@ class _Writer:
                 rows.result(strip.row_phase, strip.row + r),
                 columns.result(strip.column_phase, column + q),
             )
-            result = finish(p, self.site, acc[i, r, q], self.extras, *place)
-            p.store(self.y.buffer, self.y.at(*place), result)
+            store_result(p, self.site, acc[i, r, q], self.extras, self.y, *place)
 
     def accumulate(
         self, acc: TileRef, image: Index, group: Index, strip: Strip, column: Index

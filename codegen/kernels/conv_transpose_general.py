@@ -15,8 +15,8 @@ from typing import ClassVar
 from cnnc.codegen.kernels.common import (
     epilogue_cycles,
     extras_fit,
-    finish,
     residuals,
+    store_result,
     views,
     zero_halo,
 )
@@ -180,5 +180,4 @@ class _Writer:
 
     def store(self, value: Read, place: tuple[Place, ...], count: int, spacing: int) -> None:
         p, y = self.p, self.y
-        result = finish(p, self.site, value, self.extras, *place, count=count, spacing=spacing)
-        p.store(y.buffer, y.at(*place), result, stride=spacing, count=count)
+        store_result(p, self.site, value, self.extras, y, *place, count=count, spacing=spacing)

@@ -19,10 +19,10 @@ from cnnc.codegen.kernels.common import (
     View,
     epilogue_cycles,
     extras_fit,
-    finish,
     pieces,
     residuals,
     split,
+    store_result,
     views,
 )
 from cnnc.codegen.kernels.rows import Part, cut, repeat, within
@@ -166,8 +166,7 @@ class _Writer:
             with p.unroll("i", images) as i:
                 place = (image + i, start + b * lanes)
                 total = _total([acc[c, b, i] for c in range(acc.shape[0])])
-                result = finish(p, self.site, total, self.extras, *place, count=count)
-                p.store(self.y.buffer, self.y.at(*place), result, count=count)
+                store_result(p, self.site, total, self.extras, self.y, *place, count=count)
 
     def accumulate(self, acc: TileRef, start: Index, image: Index) -> None:
         """All features into the tile; feature k into sum k modulo `chains`."""

@@ -20,8 +20,8 @@ from cnnc.codegen.kernels.common import (
     View,
     abreast,
     epilogue_cycles,
-    finish,
     pieces,
+    store_result,
     views,
     zero_halo,
 )
@@ -126,7 +126,7 @@ def _tile(
                     p.set(acc[q], fma(tap, p.load(x.buffer, line + v * x.pitch(3), lanes), acc[q]))
     with p.unroll("q", width, abreast(site, width)) as q:
         at = (image, block, row, column + q)
-        p.store(y.buffer, y.at(*at), finish(p, site, acc[q], extras, *at))
+        store_result(p, site, acc[q], extras, y, *at)
 
 
 def _fits(site: Site) -> bool:

@@ -17,10 +17,10 @@ from cnnc.codegen.kernels.common import (
     View,
     extra_blocks,
     extras_fit,
-    finish,
     pack_extra,
     residuals,
     split,
+    store_result,
     views,
     zero_halo,
 )
@@ -183,8 +183,7 @@ class _Writer:
             count = 0
         else:
             place = (image, b * self.x.block)
-        result = finish(p, self.site, value, self.extras, *place, count=count)
-        p.store(self.y.buffer, self.y.at(*place), result, count=count)
+        store_result(p, self.site, value, self.extras, self.y, *place, count=count)
 
     def plain(self) -> None:
         """One channel in each iteration."""
@@ -209,5 +208,4 @@ class _Writer:
                 walk(p, columns, lanes, PARTS, take)
             value = self.result(Reduce(1, self.function, self.total(parts)))
             place = (image, c, 0, 0)[: self.y.type.rank]
-            result = finish(p, self.site, value, self.extras, *place)
-            p.store(self.y.buffer, self.y.at(*place), result)
+            store_result(p, self.site, value, self.extras, self.y, *place)

@@ -21,10 +21,10 @@ from cnnc.codegen.kernels.common import (
     View,
     epilogue_cycles,
     extras_fit,
-    finish,
     pieces,
     residuals,
     split,
+    store_result,
     views,
 )
 from cnnc.codegen.kernels.conv_direct import tile_cycles
@@ -275,8 +275,7 @@ class _Writer:
         for b, (at, count) in enumerate(found):
             with p.unroll("r", rows) as r:
                 place = (*batch, row + r, start + at)
-                value = finish(p, self.site, acc[b, r], self.extras, *place, count=count)
-                p.store(self.y.buffer, self.y.at(*place), value, count=count)
+                store_result(p, self.site, acc[b, r], self.extras, self.y, *place, count=count)
 
     def accumulate(
         self, acc: TileRef, batch: tuple[Index, ...], row: Index, start: Index, columns: int

@@ -12,9 +12,10 @@ import numpy as np
 from cnnc.codegen.kernels.common import (
     Place,
     channel_counts,
-    finish,
+    load_bias,
     multiply_add,
     pieces,
+    store_result,
     views,
     zero_halo,
 )
@@ -73,6 +74,7 @@ class WinogradLoops:
         self.half = p.scratch("half", grid.rows.n * max(grid.columns.n, grid.columns.span) * lanes)
 
     def write(self) -> Program:
+        """The program: block after block of tiles, each shared out by its output channels."""
         p, share = self.p, self.kernel.share
         sizes = pieces(self.tiles, self.kernel.block)
         count = sum(times for _, _, times in sizes)
@@ -222,10 +224,7 @@ class WinogradLoops:
             tile = p.let("at", first + k)
             top = p.let("oh", tile // self.across * self.height)
             left = p.let("ow", tile % self.across * self.width)
-            bias = None
-            if self.bias is not None:
-                bias = p.bind("bias", p.load(self.bias.buffer, out_block * lanes, lanes))
-
+            bias = load_bias(p, self.bias, out_block, lanes)
             self.ask_for_next(image, out_block, top, left)
             unscale = None if self.pairs is None else self.pairs.unscale(k)
 
@@ -242,7 +241,8 @@ class WinogradLoops:
                 # Only the last tiles reach beyond the result.
                 rows_left = self.inside(top, i, self.oh, self.height)
                 with rows_left, self.inside(left, j, self.ow, self.width):
-                    self.store(value, image, out_block, top + i, left + j)
+                    at = image, out_block, top + i, left + j
+                    store_result(p, self.site, value, self.extras, self.y, *at)
 
             inside = (top * -1 + self.oh).min(self.height) if rows.m > 1 else Index(1)
             shape = rows.n, columns.n
@@ -307,10 +307,6 @@ class WinogradLoops:
         else:
             with self.p.when(first, 0, length - at):
                 yield
-
-    def store(self, value: Value, *place: Index) -> None:
-        result = finish(self.p, self.site, value, self.extras, *place)
-        self.p.store(self.y.buffer, self.y.at(*place), result)
 
 
 def _maxima(rows: Sequence[Sequence[Value]], width: int) -> list[Value]:
