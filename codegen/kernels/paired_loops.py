@@ -34,6 +34,7 @@ class PairedLoops:
         self.far = self.shape.leaves_l1(site.target, tile[0] * ow)
         self.strips, self.parts = -(-oh // tile[0]), -(-out // self.lanes) // depth
         self.walk = Walk(images, self.parts, self.strips, self.bands())
+        self.asked = -(-TRIPLE // self.walk.height)  # vectors asked for with each three
         # What is known of a strip's inputs is kept for the parts of the output channels to come.
         kept = images * self.strips if self.parts > 1 else 1
         self.prologue = None
@@ -102,17 +103,17 @@ class PairedLoops:
                 self.tile((*place, column), sums + column, height, width, ahead, paired)
 
     def ahead(self, part: Index, strip: Index, g: Index) -> Index:
-        """From where on the tiles of a strip ask for weights, one vector with each three: so the
-        last three strips of a part get those of the next part, which may be beyond L2 and would not
-        stay there for long. What follows on the last part are the weights of the network's next
-        layers: all of its strips ask for them, as nobody else does. Strips are counted in their
-        band."""
-        depth, shape, lanes = self.depth, self.shape, self.lanes
+        """From where on the tiles of a strip ask for weights, `asked` vectors with each three: so
+        the last strips of a part, three if there are so many, get those of the next part, which may
+        be beyond L2 and would not stay there for long. What follows on the last part are the
+        weights of the network's next layers: all of its strips ask for them, as nobody else does.
+        Strips are counted in their band."""
+        depth, shape, height = self.depth, self.shape, self.walk.height
         start = (part + 1) * (depth * shape.panel)
-        asked = max(shape.steps, 1) * lanes  # by one tile
-        most = max(TRIPLE * depth, self.site.target.l2_bytes // 6 // (4 * asked))
-        height = self.walk.height
-        idle = max(height - TRIPLE, 0) * depth  # tiles that ask for nothing new
+        asked = max(shape.steps, 1) * self.lanes * self.asked  # by one tile
+        asking = -(-TRIPLE // self.asked)  # strips
+        most = max(asking * depth, self.site.target.l2_bytes // 6 // (4 * asked))
+        idle = max(height - asking, 0) * depth  # tiles that ask for nothing new
         last = (part - (self.parts - 2)).max(0) if self.parts > 1 else Index(1)
         step = (strip % height * depth + g - idle + last * idle).max(0).min(most)
         return start + step * asked
@@ -170,7 +171,7 @@ class PairedLoops:
                 p.set(acc[0, r, q], start)
         window = self.window(image, row, column)
         self.pairs.accumulate(
-            acc, window, packed + 2 * lanes, ahead, paired=paired, inputs_ahead=self.far
+            acc, window, packed + 2 * lanes, ahead, self.asked, paired, inputs_ahead=self.far
         )
         if paired:
             # Last, for these subtractions run beside the multiply-adds that scale the sums.
