@@ -30,6 +30,7 @@ class Target:
     l2_bytes_per_cycle: float = 48.0
     l3_bytes_per_cycle: float = 10.0
     memory_bytes_per_cycle: float = 8.0
+    weights_bytes: int = 0  # of the network at hand, which reads them once a run
     ghz: float = 3.0
 
     @property
@@ -49,12 +50,32 @@ class Target:
             return self.l3_bytes_per_cycle
         return self.memory_bytes_per_cycle
 
+    def weight_bytes_per_cycle(self, weights: int) -> float:
+        """Bandwidth for the first reading of so many bytes of weights in a run. All of a network's
+        push each other out of L2 from run to run, and out of L3, which is shared, if they take
+        more than half of it.
+        """
+        if max(weights, self.weights_bytes) > self.l3_bytes // 2:
+            return self.memory_bytes_per_cycle
+        return self.l3_bytes_per_cycle
+
+    def move_cycles(self, read: int, written: int) -> float:
+        """Cycles to read a map of so many bytes that was written just before, and write another.
+
+        A line that is written moves twice: it is fetched, to be changed, and goes back. Where half
+        of L2 is too small for both maps it has what it can hold of the one that is read, and
+        nothing of the other, whose memory was last used long before.
+        """
+        far = self.stream_bytes_per_cycle(2 * (read + written))
+        near = min(read, self.l2_bytes)
+        return near / self.l2_bytes_per_cycle + (read - near + 2 * written) / far
+
     def keeping(self, weights: int) -> Target:
         """The target as a network with so many bytes of weights sees it.
 
         If they stay in L2 from run to run, nothing ever comes from farther away.
         """
         if weights > self.l2_bytes // 2:
-            return self
+            return replace(self, weights_bytes=weights)
         near = self.l2_bytes_per_cycle
         return replace(self, l3_bytes_per_cycle=near, memory_bytes_per_cycle=near)

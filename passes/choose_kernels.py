@@ -27,7 +27,7 @@ from cnnc.ir.types import Sym
 from cnnc.passes.base import Context, Pass
 from cnnc.passes.choices import Choice, best_choices, candidates, planning
 from cnnc.passes.pbqp import Problem
-from cnnc.passes.reorders import COPY_CYCLES, Layouts, reorder_cycles
+from cnnc.passes.reorders import Layouts, reorder_cycles
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,7 +118,8 @@ def _with_borders(graph: Graph, node: Node, site: Site, choices: list[Choice]) -
     found = []
     for choice in choices:
         plain = [i for i in read if choice.operands[i] == 1 and any(choice.kernel.halo(site, i))]
-        copied = sum(COPY_CYCLES * site.operands[i].image.elements for i in plain)
+        images = (site.operands[i].image.physical_bytes for i in plain)
+        copied = sum(site.target.move_cycles(size, size) for size in images)
         found.append(replace(choice, cycles=choice.cycles + copied))
     return sorted(found, key=lambda choice: choice.cycles)
 

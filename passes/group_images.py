@@ -20,6 +20,7 @@ from cnnc.ir.graph import Graph, Level, Node, fresh_name
 from cnnc.ir.kernel import Kernel
 from cnnc.ir.target import Target
 from cnnc.passes.base import Context, Pass
+from cnnc.passes.choices import planning
 from cnnc.passes.reorders import reorder_node
 
 _LEAST_SAVED = 0.002  # of the time of the whole network
@@ -50,7 +51,7 @@ def _grouped(graph: Graph, context: Context, images: int) -> dict[str, Kernel]:
     native = all(node.kernel is not None and node.kernel.native for node in graph.nodes)
     if images < 2 or not symbolic or not native:
         return {}
-    target = context.target
+    target = planning(graph, context).target
     network = sum(n.kernel.cycles(graph.site(n, target)) for n in graph.nodes if n.kernel)
     alive = _alive_bytes(graph)
     found = {}

@@ -16,14 +16,15 @@ from cnnc.ir.types import PLAIN, Layout, TensorType
 from cnnc.passes.base import Context
 from cnnc.passes.choices import Choice
 
-COPY_CYCLES = 0.3  # for an element that is copied into another layout; fitted to times
+COPY_CYCLES = 0.15  # to shuffle an element into another layout, memory aside
 
 
 def reorder_cycles(type: TensorType, target: Target) -> float:
     """Predicted cycles to copy a tensor into another layout, one image of it."""
     image = type.image
     blocked = image.with_layout(Layout(target.lanes)) if image.rank == 4 else image
-    return COPY_CYCLES * blocked.physical_elements + 500.0
+    size = 4 * blocked.physical_elements
+    return COPY_CYCLES * blocked.physical_elements + target.move_cycles(size, size) + 300.0
 
 
 class Layouts:

@@ -82,8 +82,9 @@ class DenseKernel(Kernel):
         compute = groups * tiles * (features * step + 4 * blocks * images * chains + 30)
         compute += epilogue_cycles(site, 1)
         weights = groups * panel
-        passes = tiles if panel > target.l2_bytes else 1
-        stream = passes * weights / target.stream_bytes_per_cycle(weights)
+        again = weights * (tiles - 1) if panel > target.l2_bytes else 0
+        stream = weights / target.weight_bytes_per_cycle(weights)
+        stream += again / target.stream_bytes_per_cycle(weights)
         return max(compute, stream)
 
     def pack(self, site: Site, operand: int, array: Array) -> Array:

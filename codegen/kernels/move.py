@@ -185,6 +185,7 @@ def _moves(name: str, site: Site, parts: Iterable[list[Box]]) -> Program:
 
 def _memory_cycles(site: Site) -> float:
     """Cycles to read the operands and write the result."""
-    types = (*site.operands, site.result)
-    moved = sum(type.dtype.bytes * type.physical_elements for type in types)
-    return 300 + moved / site.target.stream_bytes_per_cycle(moved)
+    *read, written = (
+        type.dtype.bytes * type.physical_elements for type in (*site.operands, site.result)
+    )
+    return 300 + site.target.move_cycles(sum(read), written)

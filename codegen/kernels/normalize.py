@@ -27,6 +27,8 @@ from cnnc.ir.op import Array
 from cnnc.ir.ops import Normalize
 from cnnc.ir.types import DType
 
+LATENCY = 4.0  # cycles from one addition to a sum to the next
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NormalizeKernel(Kernel):
@@ -63,13 +65,19 @@ class NormalizeKernel(Kernel):
 
     def cycles(self, site: Site) -> float:
         target, elements = site.target, site.result.elements
-        groups = elements // _count(site)
-        within = self.block == 1 and site.result.rank - 1 in _op(site).places(site.result.rank)
-        moved = 8 * elements
+        groups, rank = elements // _count(site), site.result.rank
+        reduced = _op(site).places(rank)
         work = 3.0 + (1.0 + epilogue_work(site)) / target.fma_per_cycle
-        memory = moved / target.stream_bytes_per_cycle(moved)
-        starts = groups if within else -(-groups // target.lanes)
-        return 100.0 + 120.0 * starts + max(elements / target.lanes * work, memory)
+        if self.block > 1 and 1 in reduced:
+            # A vector of each block in turn: two of the walks wait for their only sum each time.
+            # Groups are short: while one waits for its root and quotient the next one starts.
+            work, starts = work + 2 * (LATENCY - 1.0), 30.0 * groups
+        elif self.block > 1 or rank - 1 not in reduced:
+            starts = 120.0 * -(-groups // target.lanes)
+        else:
+            starts = 120.0 * groups
+        memory = target.move_cycles(4 * elements, 4 * elements)
+        return 100.0 + starts + max(elements / target.lanes * work, memory)
 
     def program(self, site: Site) -> Program:
         p = ProgramBuilder(self.name)

@@ -68,14 +68,18 @@ class PoolKernel(Kernel):
             if run.stride > 1:  # loaded in pairs and picked apart, or one by one
                 load = 2 * load + 1 if run.stride == 2 else 0.5 * run.count
             taps = sum(map(len, run.taps))
-            work = rows * len(run.met) * max(load, combine) + taps * combine + len(run.taps)
-            row += run.times * (work + 10)
+            met, results = len(run.met), len(run.taps)
+            combined = combine * ((rows - 1) * met + taps - results)
+            row += run.times * (max(rows * met * load, combined) + results + 10)
         if not self.columns:
             row += ow * (rows * axes[1].window * 4.0 + 20)
         blocks = n * -(-channels // self.block)
-        elements = site.operands[0].elements + site.result.elements
-        moved = 4 * elements // (n * channels) * blocks * self.block
-        return max(blocks * oh * row, moved / target.stream_bytes_per_cycle(moved))
+        read, written = (
+            4 * t.elements // (n * channels) * blocks * self.block
+            for t in (site.operands[0], site.result)
+        )
+        moved = read + written
+        return max(blocks * oh * row, moved / target.stream_bytes_per_cycle(2 * moved))
 
     def program(self, site: Site) -> Program:
         return _Writer(self, site).write()

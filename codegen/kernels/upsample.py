@@ -52,8 +52,10 @@ class UpsampleKernel(Kernel):
             # LLVM puts the results of a factor of 2 together before it stores them.
             scattered = target.lanes * (0.25 if op.scale[1] == 2 else 0.75)
         work = vectors * (scattered + (4.0 if op.interpolates else 0))
-        moved = vectors * target.vector_bytes * (1 + 1 / (op.scale[0] * op.scale[1]))
-        return blocks * oh * 20 + max(work, moved / target.stream_bytes_per_cycle(moved))
+        written = int(vectors * target.vector_bytes)
+        # Nothing but stores binds the work, and these wait for their lines.
+        moved = target.move_cycles(written // (op.scale[0] * op.scale[1]), written)
+        return blocks * oh * 20 + work + moved
 
     def program(self, site: Site) -> Program:
         return _Writer(self, site).write()

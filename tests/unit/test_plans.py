@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from graph_harness import read
 
@@ -93,9 +95,26 @@ def test_a_border_around_an_input_has_its_price() -> None:
 def test_weights_that_stay_in_l2_come_from_there() -> None:
     target = named_target("x86-64-v4")
     near, far = target.keeping(target.l2_bytes // 2), target.keeping(target.l2_bytes)
-    assert far == target
+    assert far == replace(target, weights_bytes=target.l2_bytes)
     for size in (target.l2_bytes, target.l3_bytes, 1 << 30):
         assert near.stream_bytes_per_cycle(size) == target.l2_bytes_per_cycle
+
+
+def test_weights_of_a_large_network_come_from_memory() -> None:
+    target = named_target("x86-64-v4")
+    half = target.l3_bytes // 2
+    assert target.keeping(half).weight_bytes_per_cycle(1) == target.l3_bytes_per_cycle
+    assert target.keeping(half + 1).weight_bytes_per_cycle(1) == target.memory_bytes_per_cycle
+
+
+def test_written_lines_move_twice_and_come_from_beyond_l2_where_maps_are_large() -> None:
+    target = named_target("x86-64-v4")
+    half, near, far = target.l2_bytes // 2, target.l2_bytes_per_cycle, target.l3_bytes_per_cycle
+    assert target.move_cycles(0, half) == 2 * half / near
+    assert target.move_cycles(half, 1) == half / near + 2 / far
+    assert target.move_cycles(3 * half, 0) == 2 * half / near + half / far
+    small = target.keeping(half)
+    assert small.move_cycles(3 * half, half) == pytest.approx(5 * half / near)
 
 
 def test_a_small_network_does_not_wait_for_weights() -> None:
