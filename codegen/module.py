@@ -3,9 +3,8 @@
 Nodes that need the same loop program, or the same but for some numbers, share one function. Each
 function is a piece that can be compiled by itself, while the others are being written and the
 weights packed. So is the schedule, which calls them (see `schedule`); where the weights lie is a
-table that makes the last piece. Nodes
-whose kernel is not native split it into segments (`run0`, `run1`, ...), between which they run in
-NumPy.
+table that makes the last piece. Nodes whose kernel is not native split the schedule into segments
+(`run0`, `run1`, ...), between which they run in NumPy.
 """
 
 from __future__ import annotations

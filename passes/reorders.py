@@ -14,7 +14,7 @@ from cnnc.ir.ops import Reorder
 from cnnc.ir.target import Target
 from cnnc.ir.types import PLAIN, Layout, TensorType
 from cnnc.passes.base import Context
-from cnnc.passes.choices import Choice
+from cnnc.passes.choices import Choice, candidates
 
 COPY_CYCLES = 0.15  # to shuffle an element into another layout, memory aside
 
@@ -41,6 +41,7 @@ class Layouts:
         self.reordered: dict[tuple[str, Layout], str] = {}
 
     def apply(self) -> Graph:
+        """The planned graph."""
         for node in self.graph.nodes:
             for i, operand in enumerate(node.operands):
                 key = (operand, self.picked[node.name].operands[i])
@@ -154,10 +155,7 @@ def reorder_node(graph: Graph, operand: str, result: str, context: Context) -> N
     locations = maker.locations[:1] if maker else ()
     node = Node(Reorder(), (operand,), (result,), locations)
     site = graph.site(node, context.target)
-    kernels = [kernel for kind in context.kernels.values() for kernel in kind.candidates(site)]
-    best = min(kernels, key=lambda k: k.cycles(site))
-    microseconds = context.target.microseconds(best.cycles(site))
-    return replace(node, kernel=replace(best, microseconds=microseconds))
+    return replace(node, kernel=candidates(site, context)[0].kernel)
 
 
 def _describe(layout: Layout) -> str:
