@@ -360,18 +360,27 @@ def _check_planned(graph: Graph, options: Options) -> None:
                 help="end it with choose-kernels,plan-memory, as `default` does",
             )
         )
-    slow = [node for node in graph.nodes if node.kernel and not node.kernel.native]
-    if slow and options.strict:
-        raise PassError(
-            [
-                Diagnostic(
-                    f"{node.op.name} `{node.title}` has no native kernel here",
-                    node.location,
-                    help="compile without `strict` to run it in NumPy",
-                )
-                for node in slow
-            ]
+    if options.strict:
+        check_native(graph)
+
+
+def not_native(graph: Graph) -> list[Node]:
+    """The nodes of a planned graph that run in NumPy."""
+    return [node for node in graph.nodes if node.kernel and not node.kernel.native]
+
+
+def check_native(graph: Graph) -> None:
+    """Raises `PassError` if nodes of a planned graph run in NumPy: what `strict` asks for."""
+    problems = [
+        Diagnostic(
+            f"{node.op.name} `{node.title}` has no native kernel here",
+            node.location,
+            help="compile without `strict` to run it in NumPy",
         )
+        for node in not_native(graph)
+    ]
+    if problems:
+        raise PassError(problems)
 
 
 def _report(

@@ -12,7 +12,6 @@ from cnnc.cli.terminal import show_json
 
 if TYPE_CHECKING:
     from cnnc.ir.graph import Graph, Node
-    from cnnc.ir.location import Diagnostic
     from cnnc.options import Options
 
 
@@ -32,8 +31,8 @@ def check(context: click.Context, model: str, settings: Settings, as_json: bool)
       cnnc check mine.onnx --shape image=1,3,224,224
       cnnc check mine.cnn --strict --json
     """
-    from cnnc.driver import load_graph
-    from cnnc.ir.location import CnncError, PassError
+    from cnnc.driver import check_native, load_graph, not_native
+    from cnnc.ir.location import CnncError
     from cnnc.ir.verify import check as verify
     from cnnc.options import Options
 
@@ -41,36 +40,30 @@ def check(context: click.Context, model: str, settings: Settings, as_json: bool)
     try:
         graph = load_graph(model, options)
         verify(graph)
-        slow = _not_native(graph, options)
-        if slow and options.strict:
-            raise PassError([_describe(node) for node in slow])
+        planned = _planned(graph, options)
+        if options.strict and planned:
+            check_native(planned)
     except CnncError as error:
         if not as_json:
             raise
         show_json({"ok": False, "problems": [asdict(d) for d in error.diagnostics]})
         context.exit(1)
-    summary = _summary(graph, slow)
+    summary = _summary(graph, not_native(planned) if planned else [])
     if as_json:
         show_json(summary)
     else:
         _show(summary)
 
 
-def _not_native(graph: Graph, options: Options) -> list[Node]:
-    """The nodes that would run in NumPy; none is known while sizes are open."""
+def _planned(graph: Graph, options: Options) -> Graph | None:
+    """The graph with kernels; None while sizes are open."""
     from cnnc.cli.graphs import open_sizes
     from cnnc.driver import optimise, resolve_target
 
     if open_sizes(graph):
-        return []
+        return None
     planned, _ = optimise(graph, options, resolve_target(options.target))
-    return [node for node in planned.nodes if node.kernel and not node.kernel.native]
-
-
-def _describe(node: Node) -> Diagnostic:
-    from cnnc.ir.location import Diagnostic
-
-    return Diagnostic(f"{node.op.name} `{node.title}` has no native kernel", node.location)
+    return planned
 
 
 def _summary(graph: Graph, slow: list[Node]) -> dict[str, Any]:
