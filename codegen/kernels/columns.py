@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from cnnc.codegen.kernels.common import View, store_result, views, zero_halo, zero_run
+from cnnc.codegen.kernels.common import View, conv_views, store_result, zero_halo, zero_run
 from cnnc.codegen.kernels.strips import reads_few_channels
 from cnnc.codegen.kernels.winograd import combine
 from cnnc.codegen.kernels.winograd_axis import AxisTransform, axis_transform
@@ -198,9 +198,7 @@ class ColumnWriter(ABC):
         self.source, self.site, self.op = source, source.site, source.site.op
         self.transform = source.transform
         self.p = p = ProgramBuilder(name)
-        inputs, self.extras, self.y = views(p, self.site, "x", "weight", "bias")
-        self.x, self.weight = inputs[0], inputs[1]
-        self.bias = inputs[2] if len(inputs) > 2 else None
+        self.x, self.weight, self.bias, self.extras, self.y = conv_views(p, self.site)
         self.v = p.scratch("v", source.elements)
 
     def write(self) -> Program:

@@ -88,6 +88,12 @@ def views(p: ProgramBuilder, site: Site, *names: str) -> tuple[list[View], list[
     return inputs, extras, view_of(p, "y", site.result)
 
 
+def conv_views(p: ProgramBuilder, site: Site) -> tuple[View, View, View | None, list[View], View]:
+    """The same of a convolution: (x, weight, bias if there is one, the extras, the result)."""
+    (x, weight, *bias), extras, y = views(p, site, "x", "weight", "bias")
+    return x, weight, bias[0] if bias else None, extras, y
+
+
 def split(site: Site) -> tuple[tuple[TensorType, ...], tuple[TensorType, ...]]:
     """(the op's own operand types, those of the epilogue's extra operands)."""
     border = len(site.operands) - extras_of(site)

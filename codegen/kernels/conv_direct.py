@@ -17,13 +17,13 @@ import numpy as np
 from cnnc.codegen.kernels.blocked import BlockedConv, is_blockable
 from cnnc.codegen.kernels.common import (
     channel_counts,
+    conv_views,
     epilogue_cycles,
     multiply_add,
     pack_panels,
     pieces,
     set_bias,
     store_result,
-    views,
     zero_halo,
 )
 from cnnc.codegen.kernels.rows import cut, within
@@ -184,9 +184,7 @@ class _Writer:
         assert isinstance(site.op, Conv2d)
         self.kernel, self.site, self.op = kernel, site, site.op
         self.p = ProgramBuilder(kernel.name)
-        inputs, self.extras, self.y = views(self.p, site, "x", "weight", "bias")
-        self.x, self.weight = inputs[0], inputs[1]
-        self.bias = inputs[2] if len(inputs) > 2 else None
+        self.x, self.weight, self.bias, self.extras, self.y = conv_views(self.p, site)
         self.shape = _Shape.of(site)
         self.lanes = site.target.lanes
         self.groups = self.shape.groups * self.shape.out_blocks // kernel.tile[0]

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from cnnc.codegen.kernels.common import (
+    conv_views,
     epilogue_cycles,
     extras_fit,
     pieces,
     residuals,
     store_result,
-    views,
     window_halo,
     zero_halo,
 )
@@ -116,8 +116,7 @@ class _Writer:
         assert isinstance(site.op, Conv2d)
         self.kernel, self.site, self.op = kernel, site, site.op
         self.p = ProgramBuilder(kernel.name)
-        inputs, self.extras, self.y = views(self.p, site, "x", "weight", "bias")
-        self.x, self.weight, *self.bias = inputs
+        self.x, self.weight, self.bias, self.extras, self.y = conv_views(self.p, site)
         self.per_group, self.kh, self.kw = site.operands[1].dims[1:]
 
     def write(self) -> Program:
@@ -167,9 +166,10 @@ class _Writer:
     ) -> None:
         """The bias, then all input channels and taps into the tile; `place` is where in x."""
         p, op, (b, height, vectors), lanes = self.p, self.op, acc.shape, acc.lanes
-        for bias in self.bias:
+        if self.bias is not None:
             with p.unroll("b", b) as i:
-                start = p.bind("bias", p.load(bias.buffer, bias.at(channel + i), lanes, stride=0))
+                at = self.bias.at(channel + i)
+                start = p.bind("bias", p.load(self.bias.buffer, at, lanes, stride=0))
                 with p.unroll("r", height) as r, p.unroll("k", vectors) as k:
                     p.set(acc[i, r, k], start)
         image, first, row, column = place

@@ -24,11 +24,11 @@ import numpy as np
 
 from cnnc.codegen.kernels.blocked import BlockedConv, is_blockable
 from cnnc.codegen.kernels.common import (
+    conv_views,
     epilogue_cycles,
     pieces,
     set_bias,
     store_result,
-    views,
     zero_halo,
 )
 from cnnc.codegen.kernels.rows import cut, within
@@ -197,9 +197,7 @@ class _Writer:
         self.kernel, self.site, self.op, self.shape = kernel, site, site.op, _Shape.of(site)
         self.lanes = site.target.lanes
         self.p = ProgramBuilder(kernel.name)
-        inputs, self.extras, self.y = views(self.p, site, "x", "weight", "bias")
-        self.x, self.weight = inputs[0], inputs[1]
-        self.bias = inputs[2] if len(inputs) > 2 else None
+        self.x, self.weight, self.bias, self.extras, self.y = conv_views(self.p, site)
         ends = [self.shape.ends(block) for block in range(self.shape.blocks)]
         if self.shape.is_mixed:
             self.last = self.p.lookup("last", [last for _, last in ends])

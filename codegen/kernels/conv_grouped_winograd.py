@@ -23,12 +23,12 @@ import numpy as np
 
 from cnnc.codegen.kernels.blocked import BlockedConv, is_blockable
 from cnnc.codegen.kernels.common import (
+    conv_views,
     epilogue_cycles,
     load_bias,
     multiply_add,
     pieces,
     store_result,
-    views,
     zero_halo,
 )
 from cnnc.codegen.kernels.conv_winograd import SHARED, TRANSFORM_CYCLES, grid_of, tile_halo
@@ -151,9 +151,7 @@ class _Writer:
         assert isinstance(site.op, Conv2d)
         self.kernel, self.site, self.op = kernel, site, site.op
         self.p = p = ProgramBuilder(kernel.name)
-        inputs, self.extras, self.y = views(p, site, "x", "weight", "bias")
-        self.x, self.weight = inputs[0], inputs[1]
-        self.bias = inputs[2] if len(inputs) > 2 else None
+        self.x, self.weight, self.bias, self.extras, self.y = conv_views(p, site)
         self.shape, self.lanes = _Shape.of(site), site.target.lanes
         self.grid = grid = grid_of(site, kernel.tile)
         self.oh, self.ow = site.result.dims[2:]

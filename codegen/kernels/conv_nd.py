@@ -13,13 +13,13 @@ from math import prod
 from typing import ClassVar
 
 from cnnc.codegen.kernels.common import (
+    conv_views,
     epilogue_cycles,
     extras_fit,
     pieces,
     residuals,
     split,
     store_result,
-    views,
 )
 from cnnc.codegen.kernels.conv_general import MOST_CHANNELS, UNROLLED
 from cnnc.codegen.kernels.rows import Part, cut, within
@@ -86,8 +86,7 @@ class _Writer:
         assert isinstance(site.op, ConvNd)
         self.kernel, self.site, self.op = kernel, site, site.op
         self.p = ProgramBuilder(kernel.name)
-        inputs, self.extras, self.y = views(self.p, site, "x", "weight", "bias")
-        self.x, self.weight, *self.bias = inputs
+        self.x, self.weight, self.bias, self.extras, self.y = conv_views(self.p, site)
         self.lanes = site.target.lanes
 
     def write(self) -> Program:
@@ -137,9 +136,10 @@ class _Writer:
     ) -> None:
         """The bias, then all input channels and taps into the tile; `place` is where in x."""
         p, op, (channels, vectors), lanes = self.p, self.op, acc.shape, acc.lanes
-        for bias in self.bias:
+        if self.bias is not None:
             with p.unroll("b", channels) as b:
-                start = p.bind("bias", p.load(bias.buffer, bias.at(channel + b), lanes, stride=0))
+                at = self.bias.at(channel + b)
+                start = p.bind("bias", p.load(self.bias.buffer, at, lanes, stride=0))
                 with p.unroll("k", vectors) as k:
                     p.set(acc[b, k], start)
         image, first, *corner = place

@@ -18,13 +18,13 @@ import numpy as np
 from cnnc.codegen.kernels.blocked import BlockedConv, is_blockable
 from cnnc.codegen.kernels.common import (
     channel_counts,
+    conv_views,
     epilogue_cycles,
     multiply_add,
     pack_panels,
     pieces,
     set_bias,
     store_result,
-    views,
     zero_halo,
 )
 from cnnc.codegen.kernels.conv_direct import ORDERS, register_tiles, tile_cycles
@@ -158,8 +158,7 @@ class _Writer:
     def __init__(self, kernel: TransposedConv, site: Site) -> None:
         self.kernel, self.site = kernel, site
         self.p = ProgramBuilder(kernel.name)
-        inputs, self.extras, self.y = views(self.p, site, "x", "weight", "bias")
-        self.x, self.weight, *self.bias = inputs
+        self.x, self.weight, self.bias, self.extras, self.y = conv_views(self.p, site)
         self.shape = _Shape.of(site)
         self.lanes = site.target.lanes
         self.groups = self.shape.groups * self.shape.blocks // kernel.tile[0]
@@ -193,8 +192,8 @@ class _Writer:
         """`width` results from `column` on in each row of the strip."""
         p, b = self.p, self.kernel.tile[0]
         acc = p.tile("acc", (b, strip.height, width), self.lanes)
-        for bias in self.bias:
-            set_bias(p, acc, bias, group * b)
+        if self.bias is not None:
+            set_bias(p, acc, self.bias, group * b)
         self.accumulate(acc, image, group, strip, column)
         rows, columns = strip.region.rows, strip.region.columns
         with p.unroll("b", b) as i, p.unroll("r", strip.height) as r, p.unroll("q", width) as q:

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from cnnc.codegen.kernels.common import (
+    conv_views,
     epilogue_cycles,
     extras_fit,
     residuals,
     store_result,
-    views,
     zero_halo,
 )
 from cnnc.codegen.kernels.conv_general import UNROLLED, register_tiles
@@ -97,8 +97,7 @@ class _Writer:
         assert isinstance(site.op, ConvTranspose2d)
         self.kernel, self.site, self.op = kernel, site, site.op
         self.p = ProgramBuilder(kernel.name)
-        inputs, self.extras, self.y = views(self.p, site, "x", "weight", "bias")
-        self.x, self.weight, *self.bias = inputs
+        self.x, self.weight, self.bias, self.extras, self.y = conv_views(self.p, site)
         channels, self.per_group = site.operands[1].dims[:2]
         self.depth = channels // self.op.groups
 
@@ -142,10 +141,10 @@ class _Writer:
     def start(self, acc: TileRef, channel: Index) -> None:
         """Sets the tile to the bias."""
         p, (b, height, vectors) = self.p, acc.shape
-        for bias in self.bias:
+        if self.bias is not None:
             with p.unroll("b", b) as i:
-                at = bias.at(channel + i)
-                value = p.bind("bias", p.load(bias.buffer, at, acc.lanes, stride=0))
+                at = self.bias.at(channel + i)
+                value = p.bind("bias", p.load(self.bias.buffer, at, acc.lanes, stride=0))
                 with p.unroll("r", height) as r, p.unroll("k", vectors) as k:
                     p.set(acc[i, r, k], value)
 

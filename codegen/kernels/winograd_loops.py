@@ -12,11 +12,11 @@ import numpy as np
 from cnnc.codegen.kernels.common import (
     Place,
     channel_counts,
+    conv_views,
     load_bias,
     multiply_add,
     pieces,
     store_result,
-    views,
     zero_halo,
 )
 from cnnc.codegen.kernels.pooled import stored_by, window_of
@@ -43,9 +43,7 @@ class WinogradLoops:
         assert isinstance(site.op, Conv2d)
         self.kernel, self.site, self.op = kernel, site, site.op
         self.p = p = ProgramBuilder(kernel.name)
-        inputs, self.extras, self.y = views(p, site, "x", "weight", "bias")
-        self.x, self.weight = inputs[0], inputs[1]
-        self.bias = inputs[2] if len(inputs) > 2 else None
+        self.x, self.weight, self.bias, self.extras, self.y = conv_views(p, site)
         self.lanes = lanes = site.target.lanes
         self.grid = grid
         self.images, out, self.oh, self.ow = site.result.dims
