@@ -58,7 +58,8 @@ class Depthwise(BlockedConv):
             work = width * kh * kw / target.fma_per_cycle
             inputs = len(_meetings(site.op, kw, width)) if _holds_taps(site) else width * kw
             loads = kh * (inputs + kw) / target.load_per_cycle
-            row += times * (max(work, loads) + 2 * width + 8)
+            stores = 2.0 * width
+            row += times * (max(work, loads, stores) + 8)
         maps = n * -(-channels // target.lanes)
         moved = maps * (h * w + oh * ow) * target.vector_bytes
         work = maps * oh * row + epilogue_cycles(site, site.target.lanes)

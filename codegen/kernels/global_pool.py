@@ -87,7 +87,7 @@ class GlobalPool(Kernel):
             vectors, overhead = -(-h * w // target.lanes), 12.0
         moved = 4 * blocks * self.block * h * w
         load = blocks * vectors / target.load_per_cycle
-        return blocks * overhead + max(load, moved / target.stream_bytes_per_cycle(moved))
+        return blocks * overhead + max(load, target.move_cycles(moved, 0))
 
     def program(self, site: Site) -> Program:
         p = ProgramBuilder(self.name)
