@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from cnnc.codegen.kernels.common import (
+    Place,
     conv_views,
     epilogue_cycles,
     extras_fit,
@@ -21,7 +22,7 @@ from cnnc.codegen.kernels.common import (
     zero_halo,
 )
 from cnnc.codegen.kernels.conv_general import UNROLLED, register_tiles
-from cnnc.codegen.kernels.phases import Place, Strip, phase_halo, phases_of, regions_of, visit
+from cnnc.codegen.kernels.phases import Strip, phase_halo, phases_of, regions_of, visit
 from cnnc.codegen.kernels.rows import cut, within
 from cnnc.ir.kernel import NO_HALO, Halo, Kernel, Site
 from cnnc.ir.loops import Index, Program, ProgramBuilder, Read, TileRef, fma

@@ -16,12 +16,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from cnnc.codegen.kernels.common import Place
 from cnnc.codegen.kernels.rows import Part, cut, within
 from cnnc.ir.kernel import Halo, Site
 from cnnc.ir.loops import Index, ProgramBuilder
 from cnnc.ir.ops import ConvTranspose2d
-
-Place = Index | int
 
 
 @dataclass(frozen=True, slots=True)

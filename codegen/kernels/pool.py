@@ -29,7 +29,7 @@ from cnnc.ir.loops import (
 from cnnc.ir.ops import AvgPool2d, MaxPool2d
 from cnnc.ir.types import DType
 
-Place = tuple[Index, Index, Index]  # image, channel block, row of the result
+Row = tuple[Index, Index, Index]  # image, channel block, row of the result
 Span = tuple[Index, Index]  # first and end of the rows of a window
 
 
@@ -227,7 +227,7 @@ class _Writer:
         zero_halo(p, self.y)
         return p.finish()
 
-    def tile(self, place: Place, span: Span, offset: Index, run: _Run, scale: Value | None) -> None:
+    def tile(self, place: Row, span: Span, offset: Index, run: _Run, scale: Value | None) -> None:
         """One tile of results, `offset` from the run's start."""
         p, lanes = self.p, run.lanes
         column = offset + run.start
@@ -260,7 +260,7 @@ class _Writer:
                 value = value * factors[divisors[q]]
             p.store(self.y.buffer, self.y.at(*place, column + q), value, count=run.count)
 
-    def walk(self, place: Place, span: Span, column: Index, scale: Value | None) -> None:
+    def walk(self, place: Row, span: Span, column: Index, scale: Value | None) -> None:
         """One result, element by element."""
         p, lanes = self.p, self.kernel.block
         first, end = self.columns.span(column)
@@ -275,7 +275,7 @@ class _Writer:
             value = value * as_value(factor, lanes)
         p.store(self.y.buffer, self.y.at(*place, column), value)
 
-    def source(self, place: Place, tap: Index, column: Index) -> Index:
+    def source(self, place: Row, tap: Index, column: Index) -> Index:
         """Where a row of the windows meets an input column."""
         image, block, row = place
         line = row * self.rows.stride - self.rows.before + tap * self.rows.dilation

@@ -20,7 +20,7 @@ from cnnc.ir.types import DType
 
 STORES = 16  # that are repeated in the code
 
-Place = tuple[Index, Index]  # image, channel block
+Map = tuple[Index, Index]  # image, channel block
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,13 +108,13 @@ class _Writer:
             for start, columns, times in pieces(total, max(STORES // self.across, 1)):
                 yield _Run(start, times, columns, block, block, columns)
 
-    def store(self, place: Place, row: Index, column: Index, value: Value, count: int) -> None:
+    def store(self, place: Map, row: Index, column: Index, value: Value, count: int) -> None:
         stride = self.across if self.plain else 1
         self.p.store(self.y.buffer, self.y.at(*place, row, column), value, stride, count)
 
     # -- nearest -----------------------------------------------------------------------------
 
-    def nearest(self, place: Place, row: Index) -> None:
+    def nearest(self, place: Map, row: Index) -> None:
         """One row of the result: every element of an input row repeated."""
         p = self.p
         for run in self.runs(self.width):
@@ -127,7 +127,7 @@ class _Writer:
 
     # -- bilinear ----------------------------------------------------------------------------
 
-    def bilinear(self, place: Place, row: Index) -> None:
+    def bilinear(self, place: Map, row: Index) -> None:
         """One row of the result, between two input rows."""
         line, last, before = self.line(place, row), self.width - 1, self.across // 2
         # The results before the first input column's middle, and those after the last one's.
@@ -144,7 +144,7 @@ class _Writer:
             with self.p.loop("j", 0, run.times) as j:
                 self.step(line, place, row, j * run.advance + run.start, run)
 
-    def line(self, place: Place, row: Index) -> _Line:
+    def line(self, place: Map, row: Index) -> _Line:
         """The input rows that a row of the result lies between."""
         p, unit = self.p, 2 * self.down
         # The position in units of 1 / (2 * scale), as the op's own meaning has it.
@@ -158,7 +158,7 @@ class _Writer:
             weights[lanes] = keep, p.bind("part", as_value(part, lanes))
         return _Line((*place, low), (*place, high), weights)
 
-    def step(self, line: _Line, place: Place, row: Index, column: Index, run: _Run) -> None:
+    def step(self, line: _Line, place: Map, row: Index, column: Index, run: _Run) -> None:
         """The results between input columns `column`, `column + 1`, ..."""
         p, before = self.p, self.across // 2
         ends = [
