@@ -91,15 +91,13 @@ class DirectConv(BlockedConv):
         weights = panel * groups
         source = shape.channels * shape.groups * shape.h * shape.w * 4 * shape.n
         if self.order == "weights":
-            again = source * (groups - 1 if source > target.l2_bytes // 2 else 0)
-            again += weights * (tiles - 1) if panel > target.l2_bytes * 3 // 4 else 0
+            moved = weights + source * (groups - 1 if source > target.l2_bytes // 2 else 0)
+            moved += weights * (tiles - 1) if panel > target.l2_bytes * 3 // 4 else 0
         else:
-            again = weights * (tiles - 1 if weights > target.l2_bytes * 3 // 4 else 0)
-        moved = weights / target.weight_bytes_per_cycle(weights)
-        moved += again / target.stream_bytes_per_cycle(target.l2_bytes + 1)
+            moved = weights * (tiles if weights > target.l2_bytes * 3 // 4 else 1)
         # Prefetching hides half of the time that data takes from beyond L2, and all of that of maps
         # that are gone through once.
-        return total + 0.5 * moved
+        return total + 0.5 * moved / target.stream_bytes_per_cycle(target.l2_bytes + 1)
 
     # -- weights -----------------------------------------------------------------------------
 
