@@ -134,7 +134,7 @@ def halves(channels: int, batch: int | Sym = N) -> Graph:
     a, b = net.slice(0, channels // 2), net.slice(channels // 2, channels)
     c = net.conv(b, channels // 2)
     d = net.conv(net.builder.add(Add(), [b, net.conv(c, channels // 2)]), 7, 1)
-    return net.finish(net.conv(a, 4, 5), d)
+    return net.finish(net.conv(a, channels // 4, 5), d)
 
 
 def test_halves_stay() -> None:
