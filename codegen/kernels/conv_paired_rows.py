@@ -14,10 +14,10 @@ from typing import ClassVar
 from cnnc.codegen.kernels.blocked import BlockedConv
 from cnnc.codegen.kernels.common import (
     View,
+    conv_views,
     epilogue_cycles,
     pieces,
     store_scaled,
-    views,
     zero_halo,
     zero_run,
 )
@@ -131,9 +131,7 @@ class _Writer:
         assert isinstance(site.op, Conv2d)
         self.kernel, self.site, self.op = kernel, site, site.op
         self.p = p = ProgramBuilder(kernel.name)
-        inputs, self.extras, self.y = views(p, site, "x", "weight", "bias")
-        self.x, self.weight = inputs[0], inputs[1]
-        self.bias = inputs[2] if len(inputs) > 2 else None
+        self.x, self.weight, self.bias, self.extras, self.y = conv_views(p, site)
         self.shape, self.lanes = PairedShape.of(site), site.target.lanes
         self.height, self.pitch = strip_height(site, kernel.rows), _pitch(site)
         # [channel][row of the strip][column], products of pairs [row][column], those of a window's
