@@ -111,9 +111,9 @@ class PairedLoops:
         depth, shape, height = self.depth, self.shape, self.walk.height
         start = (part + 1) * (depth * shape.panel)
         asked = max(shape.steps, 1) * self.lanes * self.asked  # by one tile
-        asking = -(-TRIPLE // self.asked)  # strips
+        asking = min(TRIPLE, height)  # strips
         most = max(asking * depth, self.site.target.l2_bytes // 6 // (4 * asked))
-        idle = max(height - asking, 0) * depth  # tiles that ask for nothing new
+        idle = (height - asking) * depth  # tiles that ask for nothing new
         last = (part - (self.parts - 2)).max(0) if self.parts > 1 else Index(1)
         step = (strip % height * depth + g - idle + last * idle).max(0).min(most)
         return start + step * asked

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,13 +16,14 @@ from kernel_harness import assert_close, planned, run_interpreted, run_native, s
 import cnnc
 from cnnc.codegen.emit import emit_function
 from cnnc.codegen.host import named_target, native_target
+from cnnc.codegen.interpret import interpret
 from cnnc.codegen.kernels.common import abreast
 from cnnc.codegen.kernels.conv_paired import PairedConv
 from cnnc.codegen.kernels.paired import SPAN, TRIPLE, PairedShape
 from cnnc.codegen.llvm import assembly
 from cnnc.ir.graph import Builder
 from cnnc.ir.kernel import NO_HALO, Site
-from cnnc.ir.loops import Loop, print_program
+from cnnc.ir.loops import Constant, Loop, Prefetch, Statement, Store, When, print_program
 from cnnc.ir.op import Array, Elementwise, Step
 from cnnc.ir.ops import Add, Conv2d, Relu, Silu
 from cnnc.ir.target import Target
@@ -235,6 +236,41 @@ def test_inputs_that_the_nearest_cache_does_not_keep_are_asked_for(
     kernel = only(site)
     text = print_program(kernel.program(planned(kernel, site)))
     assert bool(re.search(r"prefetch x\[.*\] soon", text)) == asks
+
+
+def marking(body: Sequence[Statement]) -> tuple[Statement, ...]:
+    """Statements that, in place of asking for weights, write a one where these lie."""
+    found: list[Statement] = []
+    for statement in body:
+        if isinstance(statement, Loop | When):
+            statement = replace(statement, body=marking(statement.body))
+        elif isinstance(statement, Prefetch) and statement.buffer == "weight":
+            statement = Store("asked", statement.offset, Constant(1, 1.0))
+        found.append(statement)
+    return tuple(found)
+
+
+@pytest.mark.parametrize("side", [1, 3, 5, 7])
+def test_all_weights_of_the_next_part_are_asked_for(side: int) -> None:
+    lanes = TARGET.lanes
+    arrays = [numbers(1, 1, BLOCKS, side, side), numbers(2, 3 * lanes, BLOCKS, 1, 1)]
+    site = layer(Conv2d(), *arrays)
+    kernel = replace(only(site), depth=1)
+    final = planned(kernel, site)
+    program = kernel.program(final)
+    weights = kernel.pack(final, 1, arrays[1]).reshape(-1)
+    asked = np.zeros(3 * weights.size, np.float32)
+    buffers = {
+        "asked": asked,
+        "x": np.ones(final.operands[0].physical_elements, np.float32),
+        "weight": weights,
+        "y": np.empty(final.result.physical_elements, np.float32),
+    }
+    marked = replace(program, buffers=("asked", *program.buffers), body=marking(program.body))
+    interpret(marked, buffers)
+    shape = PairedShape.of(site)
+    next_parts = asked[shape.header + shape.panel : weights.size : lanes]
+    assert np.mean(next_parts) > 0.9  # all but what panels start with
 
 
 @pytest.mark.parametrize("images", [1, 2])
