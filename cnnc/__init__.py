@@ -21,10 +21,13 @@ if TYPE_CHECKING:
 
     from cnnc.frontends import Model
     from cnnc.ir.graph import Graph
+    from cnnc.ir.location import CnncError
     from cnnc.model import CompiledModel
     from cnnc.session import InferenceSession
 
-__all__ = ["InferenceSession", "__version__", "compile", "load", "load_compiled"]
+__all__ = ["CnncError", "InferenceSession", "__version__", "compile", "load", "load_compiled"]
+
+_LATER = {"CnncError": "cnnc.ir.location", "InferenceSession": "cnnc.session"}  # on first use
 
 
 def compile(
@@ -85,8 +88,8 @@ def load_compiled(path: str | Path, *, threads: int | None = None) -> CompiledMo
 
 
 def __getattr__(name: str) -> Any:
-    if name == "InferenceSession":
-        from cnnc.session import InferenceSession
+    if name not in _LATER:
+        raise AttributeError(f"module `cnnc` has no attribute `{name}`")
+    from importlib import import_module
 
-        return InferenceSession
-    raise AttributeError(f"module `cnnc` has no attribute `{name}`")
+    return getattr(import_module(_LATER[name]), name)

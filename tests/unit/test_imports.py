@@ -48,7 +48,7 @@ def loaded_by(code: str) -> set[str]:
     return set(json.loads(done.stdout))
 
 
-@pytest.mark.parametrize("code", ["import cnnc", "import cnnc.cli"])
+@pytest.mark.parametrize("code", ["import cnnc", "import cnnc; cnnc.CnncError", "import cnnc.cli"])
 def test_import_loads_no_heavy_package(code: str) -> None:
     assert not HEAVY & loaded_by(code)
 

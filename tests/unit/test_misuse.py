@@ -9,6 +9,7 @@ import os
 import shlex
 import stat
 import warnings
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, cast
@@ -57,6 +58,22 @@ def test_inputs_without_names(tiny: CompiledModel, inputs: Any) -> None:
     for misuse in (tiny.run, tiny.profile):
         with pytest.raises(InputError, match=message):
             misuse(inputs)
+
+
+@pytest.mark.parametrize(
+    "misuse",
+    [
+        lambda model: cnnc.compile("no_such_model"),
+        lambda model: cnnc.compile("lenet", threads=0),
+        lambda model: cnnc.load_compiled("no_such_file.cnnca"),
+        lambda model: model(IMAGE[0]),
+    ],
+)
+def test_every_error_is_one_that_the_package_exports(
+    tiny: CompiledModel, misuse: Callable[[CompiledModel], object]
+) -> None:
+    with pytest.raises(cnnc.CnncError):
+        misuse(tiny)
 
 
 @pytest.mark.parametrize("make", [list, tuple, np.array])
