@@ -20,6 +20,7 @@ from cnnc.passes.remove_identities import RemoveIdentities
 from cnnc.passes.shuffle_channels import ShuffleChannels
 from cnnc.passes.simplify_moves import SimplifyMoves
 from cnnc.passes.split_transposed import SplitTransposed
+from cnnc.passes.trim_windows import TrimWindows
 
 PASSES: dict[str, type[Pass]] = {
     step.name: step
@@ -33,6 +34,7 @@ PASSES: dict[str, type[Pass]] = {
         RecogniseNorms,
         FoldBatchNorm,
         FoldPad,
+        TrimWindows,
         PostponeUpsampling,
         FuseEpilogue,
         FuseElementwise,
@@ -50,8 +52,8 @@ PASSES: dict[str, type[Pass]] = {
 # and its convolution may go away.
 PIPELINES: dict[str, str] = {
     "portable": "remove-dead,fold-constants,simplify-moves,shuffle-channels,remove-identities,"
-    "recognise-activations,recognise-norms,fold-batch-norm,fold-pad,postpone-upsampling,"
-    "fuse-epilogue,fuse-elementwise",
+    "recognise-activations,recognise-norms,fold-batch-norm,fold-pad,trim-windows,"
+    "postpone-upsampling,fuse-epilogue,fuse-elementwise",
     "planned": "split-transposed,fuse-max-pool,merge-siblings,fuse-prologue,choose-kernels,"
     "group-images,plan-memory",
     "default": "portable,planned",
