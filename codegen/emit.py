@@ -75,8 +75,8 @@ class _Emitter(ValueEmitter):
 
     def table(self, table: Table) -> str:
         """The constant that holds a table's numbers."""
-        kind = "i64" if table.is_whole else "float"
-        texts = (str(n) if table.is_whole else float_text(n) for n in table.numbers)
+        kind, text = ("i64", str) if table.is_whole else ("float", float_text)
+        texts = map(text, table.numbers)
         body = f"[{len(table.numbers)} x {kind}] [{', '.join(f'{kind} {t}' for t in texts)}]"
         return f"@{self.symbol}.{table.name} = private unnamed_addr constant {body}, align 64"
 
