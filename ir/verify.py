@@ -252,6 +252,12 @@ class _Tenant:
             and other.until >= self.since
         )
 
+    def holds(self, other: _Tenant, start: int | None = None) -> bool:
+        """Whether the other's memory is inside, at that byte if it is given."""
+        at = other.start - self.start
+        within = 0 <= at and other.end <= self.end and other.stride == self.stride
+        return within and start in (None, at)
+
     @property
     def whole_end(self) -> int:
         """Where the last image ends."""
@@ -300,7 +306,7 @@ def _overlaps(graph: Graph, target: Target) -> Iterator[Diagnostic]:
     for index, node in enumerate(graph.nodes):
         live = [tenant for tenant in live if tenant.until >= make.stretch[index].start]
         viewed, takes = _rights(graph, node, target)
-        parts = _parts(graph, node, target)
+        parts = [(tenants.get(name), start) for name, start in _parts(graph, node, target)]
         for result in node.results:
             if result in graph.unsized:
                 continue
@@ -321,10 +327,8 @@ def _overlaps(graph: Graph, target: Target) -> Iterator[Diagnostic]:
                     continue
                 if other.read == index and other in same:
                     continue
-                starts = [start for name, start in parts if tenants.get(name) is other]
-                within = other.end <= mine.end and other.stride == mine.stride
-                if other.start - mine.start in starts and within:
-                    continue
+                if any(p and mine.holds(p, start) and p.holds(other) for p, start in parts):
+                    continue  # it is a part, or one of a part
                 when = "here" if other.read == index else "later"
                 yield _problem(
                     10,

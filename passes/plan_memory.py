@@ -175,8 +175,8 @@ class _Planner:
             group = self.of.get(operand)
             if group is None or group is whole or group.fixed is not None:
                 continue
-            if self.grouped & group.members.keys():
-                continue  # images follow each other there without gaps
+            if self.own & group.members.keys():
+                continue  # a caller's array, or images that follow each other without gaps
             if sum(self.of.get(o) is group for o in node.operands) > 1:
                 continue  # it can be in one place only
             # The operand must fill its memory: otherwise its neighbours would land in the result.
