@@ -341,12 +341,15 @@ def pack_panels(panels: Array, source: int) -> Array:
     channels and the last one what is left.
     """
     count, b, lanes, channels, kh, kw = panels.shape
-    parts = []
+    packed = np.empty((count, channels * kh * kw, b, lanes), panels.dtype)
     for first, blocks, width in channel_counts(channels, source):
-        part = panels[:, :, :, first * source : first * source + blocks * width]
-        part = part.reshape(count, b, lanes, blocks, width, kh, kw)
-        parts.append(part.transpose(0, 3, 5, 6, 4, 1, 2).reshape(count, -1))
-    return np.concatenate(parts, axis=1)
+        start = first * source
+        end = start + blocks * width
+        part = packed[:, start * kh * kw : end * kh * kw]
+        part = part.reshape(count, blocks, kh, kw, width, b, lanes)
+        taken = panels[:, :, :, start:end].reshape(count, b, lanes, blocks, width, kh, kw)
+        part[...] = taken.transpose(0, 3, 5, 6, 4, 1, 2)
+    return packed.reshape(count, -1)
 
 
 def pack_extra(array: Array, block: int) -> Array:

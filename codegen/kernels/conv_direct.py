@@ -105,8 +105,7 @@ class DirectConv(BlockedConv):
         """[group of blocks][channel block][kh][kw][channel][block][lane], edges exact."""
         lanes, b = site.target.lanes, self.tile[0]
         out, per_group, kh, kw = weight.shape
-        padded = np.zeros((-(-out // lanes) * lanes, per_group, kh, kw), weight.dtype)
-        padded[:out] = weight
+        padded = np.pad(weight, [(0, -out % lanes), *[(0, 0)] * 3]) if out % lanes else weight
         return pack_panels(padded.reshape(-1, b, lanes, per_group, kh, kw), self.source)
 
     # -- program -----------------------------------------------------------------------------
