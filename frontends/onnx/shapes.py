@@ -18,6 +18,7 @@ from cnnc.ir.types import Dim, DType, Sym, TensorType
 BATCH = "N"
 _MAX_RANK = 32
 _MAX_SIZE = (1 << 31) - 1
+_PLACEHOLDERS = ("None", "null")
 _SYMBOL = re.compile(r"([A-Za-z_]\w*)(?:%([1-9]\d{0,5}))?", re.ASCII)
 
 
@@ -30,6 +31,8 @@ def input_types(
 
     A size without number is a symbol: of the name that the model gives it, `N` for a batch without
     name, `<input>_<axis>` for others. A symbol that the caller fixes in one input is fixed in all.
+    Placeholders such as `?`, which have no letter, are no names. A size of 0, which some exporters
+    write for one that is not known, is what the caller says.
 
     Args:
         inputs: the `ValueInfoProto`s of the inputs.
@@ -91,6 +94,8 @@ def _declared(info: Any, name: str, given: Sequence[int] | None) -> TensorType:
         raise ParseError(Diagnostic(f"input `{name}` holds {kind}, not supported", help=help))
     if tensor.HasField("shape"):
         dims = [_dim(dim, name, axis) for axis, dim in enumerate(tensor.shape.dim)]
+        if given is not None and len(given) == len(dims):
+            dims = [_symbol(name, i) if dims[i] == 0 and d else dims[i] for i, d in enumerate(given)]
     elif given is not None:
         dims = [_symbol(name, axis) for axis in range(len(given))]
     else:
@@ -105,7 +110,7 @@ def _dim(dim: Any, name: str, axis: int) -> Dim:
     if dim.HasField("dim_value") and dim.dim_value >= 0:
         return int(dim.dim_value)
     given = text(dim.dim_param) if dim.HasField("dim_param") else ""
-    if not given:
+    if given in _PLACEHOLDERS or not any(letter.isalpha() for letter in given):
         return _symbol(name, axis)
     found = _SYMBOL.fullmatch(given)
     if found:

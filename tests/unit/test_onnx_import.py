@@ -40,6 +40,20 @@ def test_symbolic_sizes() -> None:
     assert bare.types["y"].shape == (1, 2)
 
 
+@pytest.mark.parametrize("name", ["?", "", "-1", "*", "None"])
+def test_placeholders_are_sizes_of_their_own(name: str) -> None:
+    proto = model([RELU], {"x": (name, 3, name, name)}, "y")
+    assert load_onnx(proto).types["y"].shape == (Sym("N"), 3, Sym("x_2"), Sym("x_3"))
+    assert load_onnx(proto, shapes={"x": (1, 3, 48, 192)}).types["y"].shape == (1, 3, 48, 192)
+
+
+def test_numbers_that_stand_for_unknown_sizes() -> None:
+    proto = model([RELU], {"x": (-1, 3, -1, 0)}, "y")
+    assert load_onnx(proto).types["y"].shape == (Sym("N"), 3, Sym("x_2"), 0)
+    assert load_onnx(proto, shapes={"x": (1, 3, 4, 5)}).types["y"].shape == (1, 3, 4, 5)
+    assert load_onnx(proto, shapes={"x": (1, 3, 4, 0)}).types["y"].shape == (1, 3, 4, 0)
+
+
 def test_sizes_that_do_not_fit() -> None:
     proto = model([RELU], {"x": ("N", 3, "H", "H")}, "y")
     for shape in [(1, 3, 8), (1, 4, 8, 8), (1, 3, 8, 9), (1, 3, -1, -1)]:
