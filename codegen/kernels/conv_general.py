@@ -94,10 +94,10 @@ def _fits(site: Site) -> bool:
 
 
 def register_tiles(
-    channels: int, rows: int, columns: int, target: Target
+    channels: int, rows: int, columns: int, target: Target, times: int = 1
 ) -> Iterator[tuple[int, int, int]]:
     """Tiles (channels, rows, vectors) for maps of that size: one to four vectors of a few rows,
-    with all the channels that fit into the registers.
+    with all the channels that fit into the registers `times` over.
     """
     most = -(-columns // target.lanes)
     for high in (1, 2, 4):
@@ -105,8 +105,9 @@ def register_tiles(
             held = high * vectors
             if held > 4 or high > rows or vectors > most:
                 continue
-            fit = min((target.registers - 1) // held - 1, MOST_CHANNELS)
-            yield pieces(channels, fit)[0][1], high, vectors
+            fit = min((target.registers - 1) // (held * times) - 1, MOST_CHANNELS)
+            if fit > 0:
+                yield pieces(channels, fit)[0][1], high, vectors
 
 
 class _Writer:

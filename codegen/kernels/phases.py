@@ -145,6 +145,11 @@ def _with(phases: Phases, after: Phases) -> Phases | None:
     return replace(phases, times=phases.times + 1)
 
 
+def are_alike(phases: Phases) -> bool:
+    """Whether these are all phases of an axis with several."""
+    return phases.times == phases.stride > 1
+
+
 # -- visiting the results ------------------------------------------------------------------------
 
 
@@ -152,19 +157,31 @@ def _with(phases: Phases, after: Phases) -> Phases | None:
 class Region:
     """Phases of rows times phases of columns, whose results are computed in strips of rows.
 
-    A strip is some neighbouring results of one row phase, for all results of one column phase.
-    Strips are numbered through all regions; `first` is the number of this one's first.
+    A strip is some neighbouring results of one row phase, for all results of one column phase, or
+    of all of them if they are `woven`. Strips are numbered through all regions; `first` is the
+    number of this one's first.
     """
 
     rows: Phases
     columns: Phases
     parts: tuple[Part, ...]  # strips of one phase
     first: int
+    woven: bool = False
+
+    @property
+    def across(self) -> int:
+        """How many column phases are visited one by one."""
+        return 1 if self.woven else self.columns.times
+
+    @property
+    def together(self) -> int:
+        """How many column phases a strip has."""
+        return self.columns.times if self.woven else 1
 
     @property
     def phases(self) -> int:
-        """How many pairs of a row phase and a column phase there are."""
-        return self.rows.times * self.columns.times
+        """How many pairs of a row phase and a column phase are visited."""
+        return self.rows.times * self.across
 
     @property
     def strips(self) -> int:
@@ -189,14 +206,19 @@ class Strip:
     height: int
 
 
-def regions_of(site: Site, height: int) -> list[Region]:
-    """All results, in strips of at most `height` rows of a phase."""
+def regions_of(site: Site, height: int, woven: bool = False) -> list[Region]:
+    """All results, in strips of at most `height` rows of a phase.
+
+    If `woven`, column phases are in one strip where they are all alike, so that their results lie
+    beside each other.
+    """
     found: list[Region] = []
     down, across = phases_of(site)
     for rows in down:
         for columns in across:
             first = found[-1].end if found else 0
-            found.append(Region(rows, columns, tuple(cut(rows.count, height, 1)), first))
+            parts = tuple(cut(rows.count, height, 1))
+            found.append(Region(rows, columns, parts, first, woven and are_alike(columns)))
     return found
 
 
@@ -216,8 +238,8 @@ def visit(
             else:
                 phase = p.let("phase", local % region.phases)
                 strip = p.let("strip", local // region.phases)
-            row_phase = p.let("down", phase // region.columns.times)
-            column_phase = p.let("across", phase % region.columns.times)
+            row_phase = p.let("down", phase // region.across)
+            column_phase = p.let("across", phase % region.across)
             for part in region.parts:
                 with within(p, part, region.parts, strip):
                     row = p.let("row", part.at(strip))

@@ -175,6 +175,8 @@ LAYERS = {
     "first": (20, 6 * LANES, 1, (1, 1), (4, 4), (1, 1), (1, 1), (0, 0, 0, 0), (0, 0)),
     "sparse": (5, 6, 1, (4, 20), (2, 3), (3, 4), (1, 1), (0, 0, 0, 0), (1, 3)),
     "dilated": (2 * LANES, 4 * LANES, 2, (5, 6), (2, 2), (2, 3), (3, 2), (2, 0, 1, 3), (1, 1)),
+    "patches": (3, 7, 1, (3, 21), (4, 4), (4, 4), (1, 1), (0, 0, 0, 0), (0, 0)),
+    "thirds": (6, 4, 2, (2, 19), (3, 6), (2, 3), (1, 1), (1, 0, 1, 0), (0, 0)),
     "depthwise": (9, 18, 9, (6, 19), (4, 4), (2, 2), (1, 1), (1, 1, 1, 1), (0, 0)),
 }
 
@@ -199,10 +201,20 @@ def test_every_candidate(name: str, kind: type[Kernel]) -> None:
     site = site_for(op, arrays, [False, True, True, False, True])
     found = list(kind.candidates(site))
     assert len(set(found)) == len(found)
-    assert found or (kind, name) == (TransposedConv, "depthwise")
+    assert found or (kind, name) in {(TransposedConv, "depthwise"), (TransposedConv, "thirds")}
     expected = op.evaluate(*arrays)
     for kernel in found:
         assert_close(run_native(kernel, site, arrays, halo=(1, 0, 2, 1)), expected)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_phases_of_columns_are_woven_where_all_are_alike(name: str) -> None:
+    op, arrays = layer(name)
+    site = site_for(op, arrays, [False, True, True, False, True])
+    found = [k.woven for k in GeneralTransposedConv.candidates(site)]
+    assert any(found) == (name in {"dcgan", "unet", "first", "patches", "thirds", "depthwise"})
+    if any(found):
+        assert min(GeneralTransposedConv.candidates(site), key=lambda k: k.cycles(site)).woven
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
