@@ -28,8 +28,8 @@ def load_onnx(
     """The portable graph of an ONNX model, opset 7 or later.
 
     Sizes without a number become symbols: under the name that the model gives them, `N` for a batch
-    without name, `<input>_<axis>` for others; `?` is no name. Only the batch may stay symbolic when it
-    is compiled.
+    without name, `<input>_<axis>` for others; `?` is no name. Only the batch may stay symbolic when
+    it is compiled.
 
     Args:
         source: a path, the bytes of a model, or an `onnx.ModelProto`. Weights in data files need a

@@ -95,7 +95,7 @@ def _declared(info: Any, name: str, given: Sequence[int] | None) -> TensorType:
     if tensor.HasField("shape"):
         dims = [_dim(dim, name, axis) for axis, dim in enumerate(tensor.shape.dim)]
         if given is not None and len(given) == len(dims):
-            dims = [_symbol(name, i) if dims[i] == 0 and d else dims[i] for i, d in enumerate(given)]
+            dims = [d or (_symbol(name, i) if given[i] else 0) for i, d in enumerate(dims)]
     elif given is not None:
         dims = [_symbol(name, axis) for axis in range(len(given))]
     else:
