@@ -21,6 +21,7 @@ import numpy as np
 from cnnc.codegen.kernels import winograd_pairs
 from cnnc.codegen.kernels.blocked import BlockedConv
 from cnnc.codegen.kernels.common import epilogue_cycles, pieces
+from cnnc.codegen.kernels.cover import Cover, covers, dilation_of
 from cnnc.codegen.kernels.paired import PairedShape, most_pixels
 from cnnc.codegen.kernels.pooled import conv_of, is_blockable_in_windows, stored_by, window_of
 from cnnc.codegen.kernels.winograd import MOST_POINTS, Grid, transform
@@ -43,7 +44,7 @@ TRANSFORM_CYCLES = 0.45  # for an instruction of the transforms, at one multiply
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WinogradConv(BlockedConv):
-    """Winograd convolution in blocks of tiles, also with stride 2 and along one axis alone.
+    """Winograd convolution in blocks of tiles, also with stride 2 or dilation and along one axis.
 
     `block` tiles are transformed at a time; groups of `depth` output-channel blocks are computed
     together; `share` is how many parts the output channels are split into so that several threads
@@ -64,7 +65,7 @@ class WinogradConv(BlockedConv):
         if not _fits(site):
             return
         window, site = window_of(site), conv_of(site)
-        n, _, oh, ow = site.result.dims
+        n = site.result.dims[0]
         blocks = -(-site.result.dims[1] // site.target.lanes)
         depth = 2 if blocks % 2 == 0 else 1
         kinds = [(depth, False)]
@@ -72,7 +73,7 @@ class WinogradConv(BlockedConv):
             kinds.append((1, True))
         for tile, (depth, paired) in product(_tiles(site, window), kinds):
             halves = blocks // depth % 2 == 0  # whether output channels can be shared out evenly
-            tiles = -(-oh // tile[0]) * -(-ow // tile[1])
+            tiles = tiles_of(site, tile)
             # Two threads find work.
             largest = {-(-tiles // 2)} | ({tiles} if halves or n > 1 else set())
             wide = most_pixels(site.target) if paired else 14 if depth == 2 else 28
@@ -88,11 +89,11 @@ class WinogradConv(BlockedConv):
     def cycles(self, site: Site) -> float:
         target, stored = site.target, stored_by(site)
         site = conv_of(site)
-        images, out, oh, ow = site.result.dims
+        images, out = site.result.dims[:2]
         channels = site.operands[1].dims[1]
         in_blocks, out_blocks = -(-channels // target.lanes), -(-out // target.lanes)
         grid = grid_of(site, self.tile)
-        tiles = -(-oh // self.tile[0]) * -(-ow // self.tile[1])
+        tiles = tiles_of(site, self.tile)
         products = 0.0
         for _, size, count in pieces(tiles, self.block):
             for _, width, times in pieces(size, self.columns(target)):
@@ -197,8 +198,23 @@ def _fits(site: Site) -> bool:
     if not isinstance(op, Conv2d) or not is_blockable_in_windows(site):
         return False
     out, channels, kh, kw = site.operands[1].dims
-    plain = op.dilation == (1, 1) and op.groups == 1 and max(op.stride) <= 2
+    dilation = dilation_of(op, site.operands[1])
+    if max(dilation) > 1 and (max(op.stride) > 1 or window_of(site) != (1, 1)):
+        return False
+    plain = op.groups == 1 and max(op.stride) <= 2
     return plain and max(kh, kw) > 1 and channels >= 16 and out >= 16
+
+
+def covers_of(site: Site, tile: tuple[int, int]) -> tuple[Cover, Cover]:
+    """How tiles of that many rows and columns cover the result, down and across."""
+    assert isinstance(site.op, Conv2d)
+    return covers(site.op, site.operands[1], site.result.dims[2:], tile)
+
+
+def tiles_of(site: Site, tile: tuple[int, int]) -> int:
+    """How many tiles of that many rows and columns cover the result."""
+    down, across = covers_of(site, tile)
+    return down.tiles * across.tiles
 
 
 def grid_of(site: Site, tile: tuple[int, int]) -> Grid:
@@ -213,9 +229,9 @@ def tile_halo(site: Site, tile: tuple[int, int]) -> Halo:
     """The border that whole tiles read around the map."""
     assert isinstance(site.op, Conv2d)
     (top, left), grid = site.op.pad[:2], grid_of(site, tile)
-    (h, w), (oh, ow) = site.operands[0].dims[2:], site.result.dims[2:]
-    bottom = (-(-oh // tile[0]) - 1) * grid.rows.step + grid.rows.span - top - h
-    right = (-(-ow // tile[1]) - 1) * grid.columns.step + grid.columns.span - left - w
+    (h, w), (down, across) = site.operands[0].dims[2:], covers_of(site, tile)
+    bottom = down.reach(grid.rows.span, grid.rows.stride) - top - h
+    right = across.reach(grid.columns.span, grid.columns.stride) - left - w
     return top, left, max(bottom, 0), max(right, 0)
 
 
@@ -231,12 +247,14 @@ def _tiles(site: Site, window: tuple[int, int]) -> Iterator[tuple[int, int]]:
     if min(kh, kw) > 1:
         axis, most = (10 if site.target.registers > 16 else 8), MOST_POINTS_2D
     found = []
-    for rows, columns in product(
-        _sides(kh, op.stride[0], oh, axis), _sides(kw, op.stride[1], ow, axis)
-    ):
+    down, across = dilation_of(op, site.operands[1])
+    heights = _sides(kh, op.stride[0], -(-oh // down), axis)
+    widths = _sides(kw, op.stride[1], -(-ow // across), axis)
+    for rows, columns in product(heights, widths):
         points = grid_of(site, (rows, columns)).points
         if points <= most and rows % window[0] == columns % window[1] == 0:
-            found.append((points, -(-oh // rows) * -(-ow // columns) * points, rows, columns))
+            products = tiles_of(site, (rows, columns)) * points
+            found.append((points, products, rows, columns))
     least = 0.8 * oh * ow * kh * kw
     for _, products, rows, columns in sorted(found):
         if products < least:

@@ -19,6 +19,7 @@ from cnnc.codegen.kernels.common import (
     store_result,
     zero_halo,
 )
+from cnnc.codegen.kernels.cover import Cover, covers
 from cnnc.codegen.kernels.pooled import stored_by, window_of
 from cnnc.codegen.kernels.winograd import Grid
 from cnnc.codegen.kernels.winograd_pairs import PairedProducts
@@ -46,14 +47,15 @@ class WinogradLoops:
         self.x, self.weight, self.bias, self.extras, self.y = conv_views(p, site)
         self.lanes = lanes = site.target.lanes
         self.grid = grid
-        self.images, out, self.oh, self.ow = site.result.dims
+        self.images, out = site.result.dims[:2]
         self.channels = site.operands[1].dims[1]
         self.in_blocks = -(-self.channels // self.lanes)
         self.groups = -(-out // (self.lanes * kernel.depth))
         # Rows and columns of the result that a tile makes.
         self.height, self.width = (m // w for m, w in zip(kernel.tile, self.window, strict=True))
-        self.across = -(-self.ow // self.width)
-        self.tiles = -(-self.oh // self.height) * self.across
+        tile, weights = (self.height, self.width), site.operands[1]
+        self.down, self.across = covers(self.op, weights, site.result.dims[2:], tile)
+        self.tiles = self.down.tiles * self.across.tiles
         self.block = block = kernel.block
         self.run = kernel.run(site)
         # V: [point][channel block][tile][lane]; products: [point][block of the run][tile][lane].
@@ -139,7 +141,7 @@ class WinogradLoops:
                 peaks = p.tile("peak", (columns.span,), lanes)
                 with p.loop("i", 0, rows.span) as i:
                     for j in range(columns.span):
-                        at = self.x.at(image, block + c, top + i, left + j)
+                        at = self.x.at(image, block + c, *self.apart(top, i, left, j))
                         found = apply("abs", p.load(self.x.buffer, at, lanes, count=channels))
                         if not infinite:
                             found = p.bind("size", found)
@@ -152,10 +154,19 @@ class WinogradLoops:
 
     def corner(self, tile: Index) -> tuple[Index, Index]:
         """The row and the column of the input where a tile starts."""
-        p, down, across = self.p, self.grid.rows.step, self.grid.columns.step
-        tile = p.let("at", tile)
-        top = p.let("top", tile // self.across * down - self.op.pad[0])
-        return top, p.let("left", tile % self.across * across - self.op.pad[1])
+        p, (down, across), (above, before) = self.p, self.op.stride, self.op.pad[:2]
+        row, column = self.start(p.let("at", tile))
+        top = p.let("top", row * (down * self.window[0]) - above)
+        return top, p.let("left", column * (across * self.window[1]) - before)
+
+    def start(self, tile: Index) -> tuple[Index, Index]:
+        """The row and the column of the result where a tile starts."""
+        across = self.across.tiles
+        return self.down.start(tile // across), self.across.start(tile % across)
+
+    def apart(self, top: Index, i: Place, left: Index, j: Place) -> tuple[Index, Index]:
+        """Row i and column j of a tile, which lie a dilation apart."""
+        return top + i * self.down.dilation, left + j * self.across.dilation
 
     def transform_inputs(self, image: Index, first: Index, size: int) -> None:
         """V = B' d B for every channel block and tile of the block."""
@@ -168,7 +179,8 @@ class WinogradLoops:
             scale = None if self.pairs is None else self.pairs.scale(k)
 
             def source(i: Place, j: Place) -> Value:
-                value = p.load(self.x.buffer, self.x.at(image, c, top + i, left + j), lanes)
+                at = self.x.at(image, c, *self.apart(top, i, left, j))
+                value = p.load(self.x.buffer, at, lanes)
                 return value if scale is None else value * scale
 
             def result(i: Place, j: Place, value: Value) -> None:
@@ -220,8 +232,8 @@ class WinogradLoops:
         with p.loop("b", 0, self.run) as b, p.loop("k", 0, size) as k:
             out_block = p.let("oc", run * self.run + b)
             tile = p.let("at", first + k)
-            top = p.let("oh", tile // self.across * self.height)
-            left = p.let("ow", tile % self.across * self.width)
+            row, column = self.start(tile)
+            top, left = p.let("oh", row), p.let("ow", column)
             bias = load_bias(p, self.bias, out_block, lanes)
             self.ask_for_next(image, out_block, top, left)
             unscale = None if self.pairs is None else self.pairs.unscale(k)
@@ -237,14 +249,13 @@ class WinogradLoops:
                 elif bias is not None:
                     value = value + bias
                 # Only the last tiles reach beyond the result.
-                rows_left = self.inside(top, i, self.oh, self.height)
-                with rows_left, self.inside(left, j, self.ow, self.width):
-                    at = image, out_block, top + i, left + j
+                with inside(p, self.down, top, i), inside(p, self.across, left, j):
+                    at = image, out_block, *self.apart(top, i, left, j)
                     store_result(p, self.site, value, self.extras, self.y, *at)
 
-            inside = (top * -1 + self.oh).min(self.height) if rows.m > 1 else Index(1)
+            height = self.down.left(top) if rows.m > 1 else Index(1)
             shape = rows.n, columns.n
-            self.both(rows.outputs, columns.outputs, shape, inside, source, result, self.window)
+            self.both(rows.outputs, columns.outputs, shape, height, source, result, self.window)
 
     def ask_for_next(self, *place: Index) -> None:
         """Asks for where the next tile of a row is stored, if results lie beyond L2."""
@@ -252,7 +263,7 @@ class WinogradLoops:
         if 4 * self.site.result.elements > self.images * self.site.target.l2_bytes:
             with p.loop("i", 0, self.height) as i:
                 for j in range(self.width):
-                    at = self.y.at(image, block, top + i, left + (self.width + j))
+                    at = self.y.at(image, block, *self.apart(top, i, left, self.width + j))
                     p.prefetch(self.y.buffer, at, soon=True, write=True)
 
     def both(
@@ -294,17 +305,18 @@ class WinogradLoops:
                 for j, value in enumerate(_maxima(found, window[1])):
                     result(i, j, value)
 
-    @contextmanager
-    def inside(self, first: Index, at: Place, length: int, m: int) -> Iterator[None]:
-        """Runs the block unless place `at` of a tile of m, starting at `first`, is beyond the end.
 
-        A loop variable stays inside by its loop's bounds.
-        """
-        if isinstance(at, Index) or at <= (length - 1) % m:
+@contextmanager
+def inside(p: ProgramBuilder, cover: Cover, start: Index, at: Place) -> Iterator[None]:
+    """Runs the block unless result `at` of the tile that starts there is beyond the end.
+
+    A loop variable stays inside by its loop's bounds.
+    """
+    if isinstance(at, Index) or cover.is_inside(at):
+        yield
+    else:
+        with p.when(start, 0, cover.length - at * cover.dilation):
             yield
-        else:
-            with self.p.when(first, 0, length - at):
-                yield
 
 
 def _maxima(rows: Sequence[Sequence[Value]], width: int) -> list[Value]:

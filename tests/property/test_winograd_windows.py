@@ -13,8 +13,10 @@ from kernel_harness import assert_close, presets, run_interpreted, run_native, s
 
 from cnnc.codegen.host import can_run, native_target
 from cnnc.codegen.kernels.conv_winograd import WinogradConv, grid_of
+from cnnc.codegen.kernels.cover import Cover
 from cnnc.codegen.kernels.winograd import MOST_POINTS, Grid, points, transform
 from cnnc.ir.kernel import NO_HALO, Halo
+from cnnc.ir.loops import Index
 from cnnc.ir.op import Array, Step
 from cnnc.ir.ops import Add, Conv2d, Relu
 
@@ -64,15 +66,33 @@ def case(
     channels: int = LANES + 3,
     out: int = 2 * LANES,
     images: int = 1,
+    dilation: tuple[int, int] = (1, 1),
 ) -> tuple[Conv2d, list[Array], list[bool]]:
     """A convolution with a bias, a residual and a relu."""
-    pad = (window[0] // 2, window[1] // 2, (window[0] - 1) // 2, window[1] // 2)
+    down, across = ((taps - 1) * step for taps, step in zip(window, dilation, strict=True))
+    pad = ((down + 1) // 2, (across + 1) // 2, down // 2, (across + 1) // 2)
     x = numbers(1, images, channels, *size)
     weight = numbers(2, out, channels, *window) * np.float32(channels**-0.5)
-    plain = Conv2d(stride=stride, pad=pad)
+    plain = Conv2d(stride=stride, pad=pad, dilation=dilation)
     residual = numbers(4, *plain.evaluate(x, weight).shape)
     op = replace(plain, epilogue=(Step(Add()), Step(Relu())))
     return op, [x, weight, numbers(3, out), residual], [False, True, True, False]
+
+
+@pytest.mark.parametrize("length", [1, 2, 7, 24])
+@pytest.mark.parametrize("m", [1, 3])
+@pytest.mark.parametrize("dilation", [1, 2, 5, 9])
+def test_tiles_cover_each_result_once(length: int, m: int, dilation: int) -> None:
+    cover = Cover(length, m, dilation)
+    met = []
+    for tile in range(cover.tiles):
+        start = int(cover.start(Index(tile)).constant)
+        left = cover.left(Index(start)).constant
+        assert all(start + at * dilation < length for at in range(m) if cover.is_inside(at))
+        assert left == sum(start + at * dilation < length for at in range(m))
+        met += [start + at * dilation for at in range(left)]
+        assert start + (m + 1) * dilation < cover.reach(m + 2, 1)
+    assert sorted(met) == list(range(length))
 
 
 def largest_tiles(found: list[WinogradConv]) -> list[WinogradConv]:
@@ -114,9 +134,32 @@ def test_convolutions(data: st.DataObject) -> None:
     assert_close(run_native(kernel, site, arrays, in_place=residual), op.evaluate(*arrays))
 
 
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_dilation(data: st.DataObject) -> None:
+    """Maps that are no multiple of it, or smaller."""
+    window = data.draw(st.sampled_from([(1, 3), (3, 1), (3, 3), (2, 5), (4, 4)]))
+    dilation = data.draw(st.tuples(st.integers(1, 12), st.integers(1, 12)))
+    size = data.draw(st.tuples(st.integers(1, 20), st.integers(1, 20)))
+    channels, out = data.draw(st.tuples(st.integers(16, 50), st.integers(16, 70)))
+    op, arrays, constant = case(window, (1, 1), size, channels, out, 2, dilation)
+    site = site_for(op, arrays, constant)
+    found = list(WinogradConv.candidates(site))
+    assume(found)
+    kernel = data.draw(st.sampled_from(found))
+    kernel = replace(kernel, block=data.draw(st.integers(1, kernel.block)))
+    halo: Halo = data.draw(st.sampled_from([NO_HALO, (1, 0, 2, 1)]))
+    found_result = run_native(kernel, site, arrays, halo=halo, spare=data.draw(st.integers(0, 1)))
+    assert_close(found_result, op.evaluate(*arrays))
+
+
+@pytest.mark.parametrize("dilation", [(1, 1), (2, 3)])
 @pytest.mark.parametrize(("window", "stride"), [((1, 3), (1, 1)), ((3, 3), (2, 2))])
-def test_the_interpreter_agrees(window: tuple[int, int], stride: tuple[int, int]) -> None:
-    op, arrays, constant = case(window, stride, (4, 5), LANES, LANES)
+def test_the_interpreter_agrees(
+    window: tuple[int, int], stride: tuple[int, int], dilation: tuple[int, int]
+) -> None:
+    stride, size = (stride, (4, 5)) if dilation == (1, 1) else ((1, 1), (7, 11))
+    op, arrays, constant = case(window, stride, size, LANES, LANES, dilation=dilation)
     site = site_for(op, arrays, constant)
     kernel = min(WinogradConv.candidates(site), key=lambda k: k.tile)
     slow = run_interpreted(kernel, site, arrays, spare=1)
@@ -193,7 +236,7 @@ def test_what_is_not_finite_stays_near(
 
 @pytest.mark.parametrize(
     "op",
-    [Conv2d(dilation=(2, 2)), Conv2d(stride=(3, 3)), Conv2d(groups=2)],
+    [Conv2d(dilation=(2, 2), stride=(2, 1)), Conv2d(stride=(3, 3)), Conv2d(groups=2)],
     ids=["dilation", "stride", "groups"],
 )
 def test_what_is_refused(op: Conv2d) -> None:
