@@ -25,6 +25,7 @@ from cnnc.codegen.emit_text import (
 from cnnc.codegen.emit_value import ValueEmitter
 from cnnc.ir.loops import (
     Assign,
+    Choose,
     Flag,
     Index,
     Kind,
@@ -101,6 +102,8 @@ class _Emitter(ValueEmitter):
                     self.variables[statement.variable] = self.whole(statement.index)
                 case Flag():
                     self.flag(statement)
+                case Choose():
+                    self.choose(statement)
                 case Prefetch():
                     self.prefetch(statement)
                 case When():
@@ -110,6 +113,13 @@ class _Emitter(ValueEmitter):
         above = self.value_line(f"fcmp ogt float {self.value(flag.scalar)}, 0.0")
         name = self.value_line(f"zext i1 {above} to i64")
         self.variables[flag.variable] = (name, len(self.scopes) - 1)
+
+    def choose(self, choose: Choose) -> None:
+        index = self.operand(choose.index)
+        some = self.value_line(f"icmp ne i64 {index}, 0")
+        one, other = (self.buffers.get(b, (f"%{b}", 0))[0] for b in (choose.one, choose.other))
+        name = self.value_line(f"select i1 {some}, ptr {other}, ptr {one}")
+        self.buffers[choose.buffer] = name, len(self.scopes) - 1
 
     def store(self, store: Store) -> None:
         value = self.value(store.value)

@@ -46,6 +46,7 @@ class IndexEmitter:
         self.count = 0
         self.scopes: list[Scope] = [Scope("entry")]
         self.variables: dict[str, int | Place] = {n: (f"%{n}", 0) for n in program.wholes}
+        self.buffers: dict[str, Place] = {}  # what is chosen among those of the program
         self.tiles: dict[str, Tile] = {}
         self.registers: dict[Register, str] = {}
         self.declared: set[str] = set()
@@ -184,11 +185,11 @@ class IndexEmitter:
     def address(self, buffer: str, offset: Index, extra: int = 0) -> str:
         element = self.element(buffer)
         constant, places = self.resolve(offset)
-        pointer, depth = f"%{buffer}", 0
+        pointer, depth = self.buffers[buffer] if buffer in self.buffers else (f"%{buffer}", 0)
         if places:
-            index, depth = self.linear(places)
+            index, known = self.linear(places)
             text = f"getelementptr {element}, ptr {pointer}, i64 {index}"
-            pointer, _ = self.placed(depth, ("gep", buffer, index), text)
+            pointer, _ = self.placed(max(depth, known), ("gep", pointer, index), text)
         if constant + extra == 0:
             return pointer
         return self.value_line(f"getelementptr {element}, ptr {pointer}, i64 {constant + extra}")

@@ -23,6 +23,7 @@ from cnnc.ir.loops import (
     Argument,
     Assign,
     Call,
+    Choose,
     Constant,
     Flag,
     FromIndex,
@@ -142,6 +143,7 @@ def _join(
 _OPEN: dict[type[object], tuple[str, ...]] = {
     Let: ("index",),
     Flag: ("scalar",),
+    Choose: ("index",),
     Assign: ("value",),
     Store: ("offset", "value"),
     Prefetch: ("offset",),

@@ -20,6 +20,7 @@ from cnnc.ir.loops import (
     Argument,
     Assign,
     Atom,
+    Choose,
     Constant,
     Flag,
     FromIndex,
@@ -104,6 +105,9 @@ class _Interpreter:
                     self.variables[statement.variable] = self.index(statement.index)
                 case Flag():
                     self.variables[statement.variable] = int(self.value(statement.scalar)[0] > 0)
+                case Choose():
+                    taken = statement.other if self.index(statement.index) else statement.one
+                    self.memory[statement.buffer] = self.memory[taken]
                 case Tile():
                     places = product(*(range(d) for d in statement.shape))
                     zero = np.zeros(statement.lanes, np.float32)

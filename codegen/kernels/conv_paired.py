@@ -18,8 +18,9 @@ weights are therefore scaled by a power of two to the size that inputs have, nom
 other pair is taken with the opposite sign, so that the terms cancel as they are summed up. Errors
 grow with the distance of the inputs' size from 1: the estimate allows for a factor `SPAN` each way.
 The size (root of the mean square) is known where the products of inputs are summed, for a strip of
-rows. A strip of another size, or one that is not finite, is multiplied as usual, with the same
-weights: so the error is bounded whatever comes in, and NaN and Inf are those of the definition.
+rows. For a strip of another size the weights are scaled to it (`Panels`); one that is zero or not
+finite is multiplied as usual, with the same weights. So the error is bounded whatever comes in, and
+NaN and Inf are those of the definition.
 """
 
 from __future__ import annotations

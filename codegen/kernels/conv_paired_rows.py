@@ -28,7 +28,8 @@ from cnnc.codegen.kernels.paired import (
     pack_weight_pairs,
     pairs_error,
 )
-from cnnc.codegen.kernels.paired_sums import PairedSums, balanced
+from cnnc.codegen.kernels.paired_panels import size_of
+from cnnc.codegen.kernels.paired_sums import PairedSums
 from cnnc.codegen.kernels.strips import (
     ROW_CYCLES,
     STRIP_CYCLES,
@@ -45,8 +46,10 @@ from cnnc.ir.loops import (
     Program,
     ProgramBuilder,
     Reduce,
+    Splat,
     TileRef,
     Value,
+    apply,
     fma,
 )
 from cnnc.ir.op import Array
@@ -141,6 +144,7 @@ class _Writer:
         self.products = p.scratch("products", self.height * self.pitch)
         self.down = p.scratch("down", self.pitch)
         self.sums = p.scratch("sums", kernel.rows * _columns(site))
+        self.size = p.scratch("size", 1)  # that the strip's inputs were divided by
         pitches = self.op.stride[0] * self.pitch, self.op.stride[1]
         weight = self.weight.buffer
         self.pairs = PairedSums(p, self.shape, self.strip, weight, pitches, self.op.dilation)
@@ -152,11 +156,16 @@ class _Writer:
             image = p.let("n", t // strips) if images > 1 else Index(0)
             row, rows, height = strip_of(p, self.site, t % strips, self.kernel.rows)
             self.copy(image, row, height)
-            balanced = self.multiply_inputs(height)
+            size = p.bind("size", self.multiply_inputs(height))
+            sized = p.flag("sized", size)
+            size = p.bind("factor", apply("abs", size))  # 1 for plain products
+            p.store(self.size, 0, size)
+            with p.when(p.flag("other", apply("abs", size - 1.0)), 1, 2):
+                self.divide(height, size)
             self.sum_up(rows)
             with p.loop("block", 0, -(-out // self.lanes)) as block:
                 for paired in (True, False):
-                    with p.when(balanced, int(paired), int(paired) + 1):
+                    with p.when(sized, int(paired), int(paired) + 1):
                         self.rows((image, block, row), rows, paired)
         zero_halo(p, self.y)
         return p.finish()
@@ -181,10 +190,10 @@ class _Writer:
                 end = before + count
                 zero_run(p, self.strip.buffer, at + end, self.pitch - end)
 
-    def multiply_inputs(self, height: Index) -> Index:
+    def multiply_inputs(self, height: Index) -> Value:
         """The products of paired inputs of a strip.
 
-        Returns a flag: whether the size of these inputs is within `SPAN` of 1.
+        Returns the size of these inputs as `size_of` gives it.
         """
         p, lanes, third = self.p, self.lanes, self.shape.third
         squares = p.tile("squares", (2,), lanes)
@@ -203,7 +212,21 @@ class _Writer:
             p.store(self.products, i * self.pitch + j * lanes, total)
         row = Reduce(1, "add", squares[0] + squares[1]) / FromIndex(1, height)
         mean = p.bind("mean", row * (1.0 / (2 * third * self.x.type.dims[3])))
-        return p.flag("balanced", balanced(mean, 1.0, 0.0))
+        return size_of(mean)
+
+    def divide(self, height: Index, size: Value) -> None:
+        """Makes inputs of that size, a power of two, inputs of size 1."""
+        p, lanes, vectors = self.p, self.lanes, self.pitch // self.lanes
+        one = p.bind("one", apply("div", 1.0, Splat(lanes, size)))
+        with p.loop("c", 0, self.shape.channels) as c:
+            start = self.strip.at(0, c, 0, 0)
+            with p.loop("j", 0, height * vectors) as j:
+                self._multiply(self.strip.buffer, start + j * lanes, one)
+        with p.loop("j", 0, height * vectors) as j:
+            self._multiply(self.products, j * lanes, p.bind("both", one * one))
+
+    def _multiply(self, buffer: str, at: Index, factor: Value) -> None:
+        self.p.store(buffer, at, self.p.load(buffer, at, self.lanes) * factor)
 
     def sum_up(self, rows: Index) -> None:
         """The products of paired inputs of a strip, summed over windows that start at a column."""
@@ -235,7 +258,8 @@ class _Writer:
                     acc = p.tile("acc", (1, 1, width), self.lanes)
                     self.accumulate(acc, packed, r, column, paired)
                     at = packed + self.lanes
-                    scale = p.bind("scale", p.load(self.weight.buffer, at, self.lanes))
+                    size = p.load(self.size, 0, self.lanes, stride=0)
+                    scale = p.bind("scale", p.load(self.weight.buffer, at, self.lanes) * size)
                     stored = self.bias, self.extras, self.y
                     store_scaled(p, self.site, acc, scale, stored, (image, block, row + r, column))
 

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import partial
 
 from cnnc.codegen.kernels.common import pieces, split, store_scaled, views, zero_halo
 from cnnc.codegen.kernels.paired import TRIPLE, PairedShape
-from cnnc.codegen.kernels.paired_sums import PairedSums, balanced
+from cnnc.codegen.kernels.paired_panels import Panels, size_of
+from cnnc.codegen.kernels.paired_sums import PairedSums
 from cnnc.codegen.kernels.prologue import Prologue, convolution
 from cnnc.codegen.kernels.rows import Walk, bands
 from cnnc.ir.kernel import Site
-from cnnc.ir.loops import Index, Program, ProgramBuilder, Reduce, Value
+from cnnc.ir.loops import Index, Program, ProgramBuilder, Reduce, Value, apply
 from cnnc.ir.ops import PreparedConv2d
 
 WEIGHTS_TO_INPUTS = 2  # to fetch what another core wrote takes longer than asked for weights
-UNBALANCED, BALANCED = 1.0, 2.0  # what is known of the size of a strip's inputs; 0: nothing
 
 
 class PairedLoops:
@@ -46,7 +47,8 @@ class PairedLoops:
             self.p, self.shape, self.x, self.weight.buffer, pitches, self.op.dilation
         )
         self.sums = self.p.scratch("sums", kept * tile[0] * ow, kept=True)
-        self.sizes = self.p.scratch("sizes", images * self.strips, kept=True)
+        self.sizes = self.p.scratch("sizes", images * self.strips, kept=True)  # 0: not known
+        self.panels = Panels(self.p, self.shape, self.weight.buffer, depth)
 
     def write(self) -> Program:
         """The whole program."""
@@ -59,19 +61,23 @@ class PairedLoops:
                     row = p.let("oh", (strip - first) * height + start)
                     size = p.let("size", image * self.strips + strip)
                     sums = p.let("sums_at", self.kept(size))
-                    known = p.flag("known", p.load(self.sizes, size, 1))
+                    known = p.flag("known", apply("abs", p.load(self.sizes, size, 1)))
                     if self.prologue is not None:
                         self.prologue.start(image, row, size if self.parts > 1 else Index(0))
                     with p.when(known, 0, 1):
                         p.store(self.sizes, size, self.sum_up(image, row, height, sums))
-                    balanced = p.flag("balanced", p.load(self.sizes, size, 1) - UNBALANCED)
+                    found = p.bind("found", p.load(self.sizes, size, 1))
+                    sized = p.flag("sized", found)
+                    panels, first_panel = self.panels.at(part, found)
                     with p.loop("g", 0, depth) as g:
                         block = p.let("block", part * depth + g)
                         ahead = p.let("ahead", self.ahead(part, strip, g))
-                        for paired in (True, False):
-                            with p.when(balanced, int(paired), int(paired) + 1):
-                                place = image, block, row
-                                self.strip(place, sums, height, ahead, paired)
+                        place = image, block, row
+                        with p.when(sized, 1, 2):
+                            packed = p.let("packed", first_panel + g * self.shape.panel)
+                            self.strip(place, sums, height, ahead, (panels, packed))
+                        with p.when(sized, 0, 1):
+                            self.strip(place, sums, height, ahead)
                 first += count
         zero_halo(p, self.y)
         return p.finish()
@@ -94,13 +100,14 @@ class PairedLoops:
         sums: Index,
         height: int,
         ahead: Index,
-        paired: bool,
+        panel: tuple[str, Index] | None = None,
     ) -> None:
-        """The rows from `place` on in one output-channel block."""
+        """The rows from `place` on in one output-channel block: in pairs with the weights at
+        `panel`, a place in a buffer, else by plain products."""
         for left, width, times in pieces(self.site.result.dims[3], self.pixels[1]):
             with self.p.loop("j", 0, times) as j:
                 column = j * width + left
-                self.tile((*place, column), sums + column, height, width, ahead, paired)
+                self.tile((*place, column), sums + column, height, width, ahead, panel)
 
     def ahead(self, part: Index, strip: Index, g: Index) -> Index:
         """From where on the tiles of a strip ask for weights, `asked` vectors with each three: so
@@ -128,7 +135,7 @@ class PairedLoops:
     def sum_up(self, image: Index, row: Index, height: int, sums: Index) -> Value:
         """For each pixel of a strip the products of its window's paired inputs, summed.
 
-        Returns `BALANCED` if the size of these inputs is within `SPAN` of 1, else `UNBALANCED`.
+        Returns the size of these inputs as `size_of` gives it.
         """
         p, shape, ow = self.p, self.shape, self.site.result.dims[3]
         squares = p.tile("squares", (shape.summed,), self.lanes)
@@ -147,8 +154,7 @@ class PairedLoops:
         for q in range(1, shape.summed):
             whole = whole + squares[q]
         count = height * ow * shape.taps * 2 * (shape.triples * self.lanes + shape.third)
-        mean = p.bind("mean", Reduce(1, "add", whole) * (1.0 / count))
-        return balanced(mean, BALANCED, UNBALANCED)
+        return size_of(p.bind("mean", Reduce(1, "add", whole) * (1.0 / count)))
 
     def tile(
         self,
@@ -157,27 +163,29 @@ class PairedLoops:
         height: int,
         width: int,
         ahead: Index,
-        paired: bool,
+        panel: tuple[str, Index] | None,
     ) -> None:
-        """height x width results of one output-channel block, from `place` on."""
+        """height x width results of one output-channel block, from `place` on; `panel` is as for
+        a `strip`."""
         p, lanes = self.p, self.lanes
         image, block, row, column = place
         ow = self.site.result.dims[3]
-        packed = p.let("packed", block * self.shape.panel + self.shape.header)
+        usual = self.weight.buffer, block * self.shape.panel + self.shape.header
+        buffer, packed = panel or usual
         acc = p.tile("acc", (1, height, width), lanes)
-        if paired:
-            start = p.bind("start", p.load(self.weight.buffer, packed, lanes))
+        if panel:
+            start = p.bind("start", p.load(buffer, packed, lanes))
             with p.unroll("r", height) as r, p.unroll("q", width) as q:
                 p.set(acc[0, r, q], start)
         window = self.window(image, row, column)
-        self.pairs.accumulate(
-            acc, window, packed + 2 * lanes, ahead, self.asked, paired, inputs_ahead=self.far
-        )
-        if paired:
+        pairs = replace(self.pairs, panels=buffer)
+        behind, asked, paired = packed + 2 * lanes, self.asked, panel is not None
+        pairs.accumulate(acc, window, behind, ahead, asked, paired, inputs_ahead=self.far)
+        if panel:
             # Last, for these subtractions run beside the multiply-adds that scale the sums.
             with p.unroll("r", height) as r, p.unroll("q", width) as q:
                 known = p.load(self.sums, sums + (r * ow + q), lanes, stride=0)
                 p.set(acc[0, r, q], acc[0, r, q] - known)
-        scale = p.bind("scale", p.load(self.weight.buffer, packed + lanes, lanes))
+        scale = p.bind("scale", p.load(buffer, packed + lanes, lanes))
         stored = self.bias, self.extras, self.y
         store_scaled(p, self.site, acc, scale, stored, (image, block, row, column))

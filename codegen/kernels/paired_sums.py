@@ -7,25 +7,19 @@ from dataclasses import dataclass
 from itertools import product
 
 from cnnc.codegen.kernels.common import View, multiply_add, sum_lanes
-from cnnc.codegen.kernels.paired import SPAN, TRIPLE, PairedShape
-from cnnc.ir.loops import Constant, Index, ProgramBuilder, TileRef, Value, apply, fma
+from cnnc.codegen.kernels.paired import TRIPLE, PairedShape
+from cnnc.ir.loops import Constant, Index, ProgramBuilder, TileRef, Value, fma
 
 UNROLLED = 2  # lanes of three blocks side by side in the code; even, as signs alternate
-
-
-def balanced(mean: Value, inside: float, outside: float) -> Value:
-    """`inside` if the mean of the squares of inputs says that their size is within `SPAN` of 1;
-    `outside` if it is not, or NaN."""
-    small = apply("less", mean, SPAN**2, inside, outside)
-    return apply("less", SPAN**-2, mean, small, outside)
 
 
 @dataclass(frozen=True, slots=True)
 class PairedSums:
     """Writes sums over windows of x and packed weights.
 
-    `pitches` is the distance between the windows of neighbouring pixels, down and across; a window
-    is given by its image, row and column, which may lie in the halo.
+    `weight` is asked for ahead; it is read, too, unless the same panels are at another place, in
+    `panels`. `pitches` is the distance between the windows of neighbouring pixels, down and across;
+    a window is given by its image, row and column, which may lie in the halo.
     """
 
     p: ProgramBuilder
@@ -34,6 +28,12 @@ class PairedSums:
     weight: str
     pitches: tuple[int, int]
     dilation: tuple[int, int] = (1, 1)
+    panels: str = ""
+
+    @property
+    def read(self) -> str:
+        """The buffer that weights are read from."""
+        return self.panels or self.weight
 
     def sum_inputs(
         self,
@@ -233,7 +233,7 @@ class PairedSums:
         (w0 - x1) * (x0 - w1), with -w1 for a weight."""
         p, lanes = self.p, self.shape.lanes
         (down, across), buffer = self.pitches, self.x.buffer
-        w0, w1 = (p.bind("w", p.load(self.weight, packed + b * lanes, lanes)) for b in range(2))
+        w0, w1 = (p.bind("w", p.load(self.read, packed + b * lanes, lanes)) for b in range(2))
         # Each element is loaded where it is used: as an operand in memory it takes no register.
         with p.unroll("r", acc.shape[1]) as r, p.unroll("q", acc.shape[2]) as q:
             pixel = r * down + q * across
@@ -244,7 +244,7 @@ class PairedSums:
 
     def _single(self, acc: TileRef, packed: Index, source: Index) -> None:
         """One channel into the tile."""
-        multiply_add(self.p, acc, self.weight, packed, self.x.buffer, source, self.pitches)
+        multiply_add(self.p, acc, self.read, packed, self.x.buffer, source, self.pitches)
 
     def _accumulate_plain(
         self, acc: TileRef, window: tuple[Index, Index, Index], packed: Index
@@ -296,7 +296,7 @@ class PairedSums:
         signs = p.table("signs", [sign for _, sign in listed])
         with p.loop("k", 0, len(listed)) as k:
             source = p.let("source", origin + offset(k))
-            weight = p.load(self.weight, packed + k * lanes, lanes)
+            weight = p.load(self.read, packed + k * lanes, lanes)
             w = p.bind("w", weight * p.load(signs, k, lanes, stride=0))
             with p.unroll("r", acc.shape[1]) as r, p.unroll("q", acc.shape[2]) as q:
                 x = p.load(self.x.buffer, source + (r * down + q * across), lanes, stride=0)

@@ -10,7 +10,7 @@ in it:
   arithmetic;
 * `Statement`: loops (serial, parallel, unrolled), register tiles, assignments, stores, conditions.
 
-What runs may depend on what is computed through a `Flag` only, which a condition then tests.
+What runs, and which of two buffers is read, may depend on what is computed through a `Flag` only.
 
 Register tiles are arrays of vector registers; after unrolling, every index into one is a number.
 Loads and stores may touch fewer than all lanes (`count`): the others read as zero and are not
@@ -29,6 +29,7 @@ from cnnc.ir.loops.build import ProgramBuilder, TileRef
 from cnnc.ir.loops.index import Atom, Call, Index, Lookup, Var
 from cnnc.ir.loops.statements import (
     Assign,
+    Choose,
     Flag,
     Kind,
     Let,
@@ -67,6 +68,7 @@ __all__ = [
     "Assign",
     "Atom",
     "Call",
+    "Choose",
     "Constant",
     "FUNCTIONS",
     "Flag",

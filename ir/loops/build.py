@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from cnnc.ir.loops.index import Index, Lookup, Var
 from cnnc.ir.loops.statements import (
     Assign,
+    Choose,
     Flag,
     Kind,
     Let,
@@ -137,6 +138,12 @@ class ProgramBuilder:
         variable = self._unique(name)
         self._bodies[-1].append(Flag(variable, scalar))
         return Index.atom(Var(variable))
+
+    def choose(self, name: str, index: Index, one: str, other: str) -> str:
+        """A name for one of two buffers: for the other one where the index is not zero."""
+        unique = self._unique(name)
+        self._bodies[-1].append(Choose(unique, index, one, other))
+        return unique
 
     def tile(self, name: str, shape: Sequence[int], lanes: int) -> TileRef:
         """Declares registers that hold zero."""

@@ -51,6 +51,17 @@ class Flag:
 
 
 @dataclass(frozen=True, slots=True)
+class Choose:
+    """A name for one of two buffers of float32, visible as a `Let`: `one` where the index is zero,
+    else `other`."""
+
+    buffer: str
+    index: Index
+    one: str
+    other: str
+
+
+@dataclass(frozen=True, slots=True)
 class Tile:
     """Declares an array of vector registers; they hold zero at first."""
 
@@ -100,7 +111,7 @@ class When:
     body: tuple[Statement, ...]
 
 
-Statement = Loop | Let | Flag | Tile | Assign | Store | Prefetch | When
+Statement = Loop | Let | Flag | Choose | Tile | Assign | Store | Prefetch | When
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from cnnc.ir.loops.statements import (
     Assign,
+    Choose,
     Flag,
     Let,
     Loop,
@@ -54,6 +55,8 @@ def _print_body(body: Sequence[Statement], depth: int) -> Iterator[str]:
                 yield f"{pad}let {s.variable} = {s.index}"
             case Flag():
                 yield f"{pad}flag {s.variable} = {s.scalar} > 0"
+            case Choose():
+                yield f"{pad}choose {s.buffer} = {s.other} if {s.index} else {s.one}"
             case Tile():
                 dims = "".join(f"[{d}]" for d in s.shape)
                 yield f"{pad}tile {s.name}{dims}: f32x{s.lanes}"

@@ -112,7 +112,7 @@ def test_what_is_left_of_the_channels_is_walked_lane_by_lane(lanes: int) -> None
 
 
 @pytest.mark.parametrize("rest", [3, 16, 18, 21, 24, 27, 32, 37, 47])
-@pytest.mark.parametrize("size", [1.0, 1000 * SPAN])  # the latter is multiplied as usual
+@pytest.mark.parametrize("size", [1.0, 1000 * SPAN, 2.0**60])  # the last by plain products
 def test_any_number_of_channels_may_be_left(rest: int, size: float) -> None:
     channels = BLOCKS + rest * TARGET.lanes // 16
     arrays = [numbers(1, 1, channels, 4, 9), numbers(2, 5, channels, 2, 2), numbers(3, 5)]
@@ -168,6 +168,24 @@ def test_inputs_of_another_size_are_as_exact_as_ever(size: float) -> None:
     for kernel in PairedConv.candidates(site):
         error = np.abs(run_native(kernel, site, [x, w]) - wanted).max() / np.abs(wanted).max()
         assert error < 1e-6
+
+
+@pytest.mark.parametrize("factor", [2.0**-40, 2.0**-10, 2.0**10, 2.0**50])
+@pytest.mark.parametrize("depth", [1, 3])
+def test_inputs_of_another_size_are_multiplied_in_pairs(factor: float, depth: int) -> None:
+    x, w = numbers(1, 2, CHANNELS, 6, 20), numbers(2, 3 * TARGET.lanes, CHANNELS, 1, 1)
+    site = layer(Conv2d(), x, w)
+    kernel = replace(only(site), tile=(1, 10), depth=depth)
+    usual = run_native(kernel, site, [x, w])
+    found = run_native(kernel, site, [x * np.float32(factor), w])
+    assert np.array_equal(found, usual * np.float32(factor))  # plain products round differently
+    assert not np.array_equal(usual, run_plain(x, w))
+
+
+def run_plain(x: Array, w: Array) -> Array:
+    """The results of plain products: those of inputs that are too large for pairs."""
+    site, factor = layer(Conv2d(), x, w), np.float32(2.0**60)
+    return run_native(only(site), site, [x * factor, w]) / factor
 
 
 def test_each_strip_is_judged_by_itself() -> None:

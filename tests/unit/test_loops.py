@@ -475,3 +475,15 @@ def test_a_flag_is_one_above_zero() -> None:
     assert "flag above = x[i] > 0\n" in str(program)
     values = np.array([1e-30, 0.0, -1.0, NAN, INF], np.float32)
     np.testing.assert_array_equal(both(program, values, 5), [1, 0, 0, 0, 1])
+
+
+def test_one_of_two_buffers_is_chosen() -> None:
+    p, x, y = builder()
+    sevens = p.table("sevens", [7.0] * 5)
+    with p.loop("i", 0, 5) as i:
+        taken = p.choose("taken", p.flag("above", p.load(x, i, 1)), sevens, x)
+        p.store(y, i, p.load(taken, i, 1) + 1.0)
+    program = p.finish()
+    assert "choose taken = x if above else sevens\n" in str(program)
+    values = np.array([1.0, -1.0, 2.0, 0.0, 3.0], np.float32)
+    np.testing.assert_array_equal(both(program, values, 5), [2, 8, 3, 8, 4])
