@@ -19,6 +19,7 @@ from cnnc.passes.remove_dead import RemoveDead
 from cnnc.passes.remove_identities import RemoveIdentities
 from cnnc.passes.shuffle_channels import ShuffleChannels
 from cnnc.passes.simplify_moves import SimplifyMoves
+from cnnc.passes.slice_volumes import SliceVolumes
 from cnnc.passes.split_transposed import SplitTransposed
 from cnnc.passes.trim_windows import TrimWindows
 
@@ -38,6 +39,7 @@ PASSES: dict[str, type[Pass]] = {
         PostponeUpsampling,
         FuseEpilogue,
         FuseElementwise,
+        SliceVolumes,
         SplitTransposed,
         FuseMaxPool,
         MergeSiblings,
@@ -54,8 +56,8 @@ PIPELINES: dict[str, str] = {
     "portable": "remove-dead,fold-constants,simplify-moves,shuffle-channels,remove-identities,"
     "recognise-activations,recognise-norms,fold-batch-norm,fold-pad,trim-windows,"
     "postpone-upsampling,fuse-epilogue,fuse-elementwise",
-    "planned": "split-transposed,fuse-max-pool,merge-siblings,fuse-prologue,choose-kernels,"
-    "group-images,plan-memory",
+    "planned": "slice-volumes,split-transposed,fuse-max-pool,merge-siblings,fuse-prologue,"
+    "choose-kernels,group-images,plan-memory",
     "default": "portable,planned",
 }
 

@@ -8,7 +8,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnnc.ir.op import Op
-from cnnc.ir.ops import Border, Expand, PickChannels, Slice, Tile, Transpose, Trilu
+from cnnc.ir.ops import (
+    Border,
+    Expand,
+    PickChannels,
+    RowsToSlices,
+    Slice,
+    SlicesToRows,
+    StackSlices,
+    Tile,
+    Transpose,
+    Trilu,
+)
 
 Doubles = NDArray[np.float64]
 
@@ -89,6 +100,42 @@ def _trilu(op: Op, x: Doubles) -> Doubles:
     return y
 
 
+def _rows_to_slices(op: Op, x: Doubles) -> Doubles:
+    assert isinstance(op, RowsToSlices)
+    n, c, depth, pixels = x.shape
+    width = pixels // op.height
+    y = np.zeros((n * depth, c, op.height, width))
+    for image, channel, d, pixel in np.ndindex(x.shape):
+        place = (image * depth + d, channel, *divmod(pixel, width))
+        y[place] = x[image, channel, d, pixel]
+    return y
+
+
+def _slices_to_rows(op: Op, x: Doubles) -> Doubles:
+    assert isinstance(op, SlicesToRows)
+    count, c, h, w = x.shape
+    y = np.zeros((count // op.depth, c, op.depth, h * w))
+    for i, channel, row, column in np.ndindex(x.shape):
+        image, d = divmod(i, op.depth)
+        y[image, channel, d, row * w + column] = x[i, channel, row, column]
+    return y
+
+
+def _stack_slices(op: Op, x: Doubles) -> Doubles:
+    assert isinstance(op, StackSlices)
+    images, c = x.shape[0] // op.depth, x.shape[1]
+    found = []
+    for image in range(images):
+        start = -op.pad[0]
+        while start + op.dilation * (op.window - 1) < op.depth + op.pad[1]:
+            at = [start + tap * op.dilation for tap in range(op.window)]
+            zero = np.zeros(x.shape[1:])
+            seen = [x[image * op.depth + d] if 0 <= d < op.depth else zero for d in at]
+            found.append(np.concatenate(seen))
+            start += op.stride
+    return np.array(found).reshape(-1, op.window * c, *x.shape[2:])
+
+
 NAIVE_MOVES: Mapping[str, Callable[..., Doubles]] = {
     "transpose": _transpose,
     "slice": _slice,
@@ -97,4 +144,7 @@ NAIVE_MOVES: Mapping[str, Callable[..., Doubles]] = {
     "border": _border,
     "pick_channels": _pick_channels,
     "trilu": _trilu,
+    "rows_to_slices": _rows_to_slices,
+    "slices_to_rows": _slices_to_rows,
+    "stack_slices": _stack_slices,
 }

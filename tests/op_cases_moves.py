@@ -8,7 +8,19 @@ from typing import TYPE_CHECKING, Any
 from hypothesis import strategies as st
 
 from cnnc.ir.op import Op
-from cnnc.ir.ops import Border, Expand, Filling, PickChannels, Slice, Tile, Transpose, Trilu
+from cnnc.ir.ops import (
+    Border,
+    Expand,
+    Filling,
+    PickChannels,
+    RowsToSlices,
+    Slice,
+    SlicesToRows,
+    StackSlices,
+    Tile,
+    Transpose,
+    Trilu,
+)
 
 if TYPE_CHECKING:
     from op_cases import Case, _Draw
@@ -95,6 +107,27 @@ def _trilu(d: _Draw) -> Case:
     return Trilu(upper=d.yes(), k=d.integer(-5, 5)), (d.normal(*_mover(d, least=2)),)
 
 
+def _rows_to_slices(d: _Draw) -> Case:
+    n, c, depth, h, w = d.five_axes()
+    return RowsToSlices(height=h), (d.normal(n, c, depth, h * w),)
+
+
+def _slices_to_rows(d: _Draw) -> Case:
+    n, c, depth, h, w = d.five_axes()
+    return SlicesToRows(depth=depth), (d.normal(n * depth, c, h, w),)
+
+
+def _stack_slices(d: _Draw) -> Case:
+    n, c, depth, h, w = d.five_axes()
+    c = d.one_of((c, 16, 32))
+    window, dilation = d.integer(1, 4), d.integer(1, 3)
+    short = max(dilation * (window - 1) + 1 - depth, 0)
+    pad = (d.integer(0, 3), short + d.integer(0, 3))
+    stride = d.integer(1, 3)
+    op = StackSlices(depth=depth, window=window, stride=stride, dilation=dilation, pad=pad)
+    return op, (d.normal(n * depth, c, h, w),)
+
+
 MOVE_FAMILIES: Mapping[type[Op], Callable[[_Draw], Any]] = {
     Transpose: _transpose,
     Slice: _slice,
@@ -103,4 +136,7 @@ MOVE_FAMILIES: Mapping[type[Op], Callable[[_Draw], Any]] = {
     Border: _border_around,
     PickChannels: _pick_channels,
     Trilu: _trilu,
+    RowsToSlices: _rows_to_slices,
+    SlicesToRows: _slices_to_rows,
+    StackSlices: _stack_slices,
 }

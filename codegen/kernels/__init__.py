@@ -16,7 +16,13 @@ from cnnc.codegen.kernels.dense import DenseKernel
 from cnnc.codegen.kernels.depthwise import Depthwise
 from cnnc.codegen.kernels.global_pool import GlobalPool
 from cnnc.codegen.kernels.matmul import MatMulKernel
-from cnnc.codegen.kernels.move import Alias, ConcatKernel, InterleaveKernel, ReorderKernel
+from cnnc.codegen.kernels.move import (
+    Alias,
+    ConcatKernel,
+    InterleaveKernel,
+    ReorderKernel,
+    SlicesKernel,
+)
 from cnnc.codegen.kernels.normalize import NormalizeKernel
 from cnnc.codegen.kernels.pick_channels import PickChannelsKernel
 from cnnc.codegen.kernels.pointwise import PointwiseKernel
@@ -57,6 +63,7 @@ KERNELS: dict[str, type[Kernel]] = {
         ResizeKernel,
         ConcatKernel,
         InterleaveKernel,
+        SlicesKernel,
         PickChannelsKernel,
         Rearrange,
         ReorderKernel,

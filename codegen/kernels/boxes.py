@@ -17,7 +17,17 @@ from numpy.typing import NDArray
 
 from cnnc.codegen.kernels.common import View
 from cnnc.ir.op import Op
-from cnnc.ir.ops import Border, Expand, Filling, Pad, Reorder, Slice, Tile, Transpose
+from cnnc.ir.ops import (
+    Border,
+    Expand,
+    Filling,
+    Pad,
+    Reorder,
+    Slice,
+    StackSlices,
+    Tile,
+    Transpose,
+)
 from cnnc.ir.types import DType
 
 MOST_BOXES = 64
@@ -106,6 +116,47 @@ def interleaved(x: View, y: View, first: tuple[int, int], step: tuple[int, int])
         Dim(x.block, 1, 1),
     )
     return [_simple(Box(dims, _origin(x), y.at(0, 0, *first).constant))]
+
+
+def resliced(slices: View, rows: View, height: int, to_rows: bool) -> Box:
+    """All of a volume's slices and its rows, which have as large blocks, one written from the
+    other; float32 only."""
+    n, _, depth, pixels = rows.type.dims
+    width = pixels // height
+    places = (
+        (n, depth * slices.pitch(0), rows.pitch(0)),
+        (depth, slices.pitch(0), rows.pitch(2)),
+        (rows.type.physical[1], slices.pitch(1), rows.pitch(1)),
+        (height, slices.pitch(2), width * rows.pitch(3)),
+        (width, slices.pitch(3), rows.pitch(3)),
+        (rows.block, 1, 1),
+    )
+    a, b = _origin(slices), _origin(rows)
+    if to_rows:
+        return _simple(Box(tuple(Dim(*place) for place in places), a, b))
+    return _simple(Box(tuple(Dim(size, read, write) for size, write, read in places), b, a))
+
+
+def stacked(op: StackSlices, x: View, y: View) -> list[Box]:
+    """The slices that each tap sees, or zeros; the blocks of x are whole ones of y."""
+    n = x.type.dims[0] // op.depth
+    found = []
+    for tap in range(op.window):
+        met = op.met(tap)
+        for windows in (range(met.start), met, range(met.stop, op.slices)):
+            first = windows.start * op.stride + tap * op.dilation - op.pad[0]
+            dims = (
+                Dim(n, op.depth * x.pitch(0), op.slices * y.pitch(0)),
+                Dim(len(windows), op.stride * x.pitch(0), y.pitch(0)),
+                Dim(x.type.physical[1], x.pitch(1), y.pitch(1)),
+                *(Dim(x.type.dims[i], x.pitch(i), y.pitch(i)) for i in (2, 3)),
+                Dim(x.block, 1, 1),
+            )
+            write = y.at(windows.start, tap * x.type.physical[1], 0, 0).constant
+            inside = windows is met
+            read = x.at(first, 0, 0, 0).constant if inside else 0
+            found.append(Box(dims, read, write, None if inside else 0.0))
+    return [_simple(box) for box in found if box.elements]
 
 
 def _boxes(axes: Sequence[_Axis], x: View, y: View, value: float) -> list[Box] | None:

@@ -7,13 +7,31 @@ from dataclasses import dataclass
 from math import prod
 from typing import ClassVar
 
-from cnnc.codegen.kernels.boxes import Box, Dim, boxes, interleaved, joined
+from cnnc.codegen.kernels.boxes import (
+    Box,
+    Dim,
+    boxes,
+    interleaved,
+    joined,
+    resliced,
+    stacked,
+)
 from cnnc.codegen.kernels.boxloops import box_cycles, move_box, moved_view
 from cnnc.codegen.kernels.common import View, blocked, zero_halo
 from cnnc.ir.kernel import Kernel, Site
 from cnnc.ir.loops import Program, ProgramBuilder
-from cnnc.ir.op import Array
-from cnnc.ir.ops import Concat, Dropout, Flatten, Interleave, Reorder, Reshape
+from cnnc.ir.op import Array, Op
+from cnnc.ir.ops import (
+    Concat,
+    Dropout,
+    Flatten,
+    Interleave,
+    Reorder,
+    Reshape,
+    RowsToSlices,
+    SlicesToRows,
+    StackSlices,
+)
 from cnnc.ir.types import DType, Layout, TensorType
 
 
@@ -125,6 +143,49 @@ class InterleaveKernel(Kernel):
             interleaved(View("x", _laid(type, self.block)), y, divmod(i, phases[1]), phases)
             for i, type in enumerate(site.operands)
         ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlicesKernel(Kernel):
+    """Slices of volumes put elsewhere, in a layout with this `block`."""
+
+    name: ClassVar[str] = "slices"
+    block: int
+
+    @classmethod
+    def candidates(cls, site: Site) -> Iterable[SlicesKernel]:
+        moves = isinstance(site.op, StackSlices | SlicesToRows | RowsToSlices)
+        if not moves or site.result.dtype is not DType.F32 or not _some(site):
+            return
+        lanes = site.target.lanes
+        whole = not isinstance(site.op, StackSlices) or site.operands[0].dims[1] % lanes == 0
+        for block in (lanes, 1) if whole and lanes > 1 and not site.constant[0] else (1,):
+            yield cls(block=block)
+
+    def blocks(self, site: Site) -> tuple[tuple[int, ...], int]:
+        return (self.block,), self.block
+
+    def cycles(self, site: Site) -> float:
+        work = sum(box_cycles(box, site.target.lanes) for box in self._found(site))
+        return _memory_cycles(site) + work
+
+    def program(self, site: Site) -> Program:
+        return _moves(self.name, site, [self._found(site)])
+
+    def _found(self, site: Site) -> list[Box]:
+        op = site.op
+        x, y = (_laid(type, self.block) for type in (*site.operands, site.result))
+        return _sliced(op, View("x", x), View("y", y))
+
+
+def _sliced(op: Op, x: View, y: View) -> list[Box]:
+    """What an op does to the slices of volumes, as boxes."""
+    match op:
+        case StackSlices():
+            return stacked(op, x, y)
+        case RowsToSlices():
+            return [resliced(y, x, op.height, to_rows=False)]
+    return [resliced(x, y, x.type.dims[2], to_rows=True)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

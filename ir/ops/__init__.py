@@ -128,6 +128,7 @@ from cnnc.ir.ops.shape import (
     Reshape,
     Upsample,
 )
+from cnnc.ir.ops.volume import RowsToSlices, SlicesToRows, StackSlices
 
 OPS: dict[str, type[Op]] = {
     op.name: op
@@ -227,6 +228,9 @@ OPS: dict[str, type[Op]] = {
         Pointwise,
         Concat,
         Interleave,
+        StackSlices,
+        SlicesToRows,
+        RowsToSlices,
         Flatten,
         Reshape,
         Dropout,
@@ -379,6 +383,7 @@ __all__ = [
     "Resize",
     "ResizedAxis",
     "RoiAlign",
+    "RowsToSlices",
     "Round",
     "Rounding",
     "ScatterElements",
@@ -391,10 +396,12 @@ __all__ = [
     "Sin",
     "Sinh",
     "Slice",
+    "SlicesToRows",
     "Softmax",
     "Softplus",
     "Softsign",
     "Sqrt",
+    "StackSlices",
     "Sub",
     "Tan",
     "Tanh",

@@ -35,8 +35,11 @@ from cnnc.ir.ops import (
     Quantize,
     Reorder,
     RoiAlign,
+    RowsToSlices,
     ScatterElements,
     ScatterND,
+    SlicesToRows,
+    StackSlices,
     TopK,
     Unique,
 )
@@ -101,7 +104,16 @@ NOT_DRAWN: dict[str, tuple[type[Op], ...]] = {
     ),
     "takes whole numbers for each image": (GatherElements, GatherND, ScatterElements),
     "takes boxes of images": (MaxRoiPool, RoiAlign),
-    "comes with planning": (Interleave, PickChannels, PooledConv2d, PreparedConv2d, Reorder),
+    "comes with planning": (
+        Interleave,
+        PickChannels,
+        PooledConv2d,
+        PreparedConv2d,
+        Reorder,
+        RowsToSlices,
+        SlicesToRows,
+        StackSlices,
+    ),
 }
 
 

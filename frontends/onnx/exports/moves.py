@@ -20,9 +20,12 @@ from cnnc.ir.ops import (
     Pad,
     PickChannels,
     Reshape,
+    RowsToSlices,
     ScatterElements,
     ScatterND,
     Slice,
+    SlicesToRows,
+    StackSlices,
     Tile,
     Transpose,
     Trilu,
@@ -88,6 +91,37 @@ def _pick_channels(w: Writer, op: PickChannels, inputs: Sequence[str], y: str) -
     w.add("Gather", [x, w.constant(f"{y}.channels", op.channels, "int64")], y, axis=1)
 
 
+def _rows_to_slices(w: Writer, op: RowsToSlices, inputs: Sequence[str], y: str) -> None:
+    moved = w.add("Transpose", inputs, w.fresh(f"{y}.moved"), perm=(0, 2, 1, 3))
+    _reshape_to(w, moved, (-1, *w.graph.types[y].image.dims[1:]), y)
+
+
+def _slices_to_rows(w: Writer, op: SlicesToRows, inputs: Sequence[str], y: str) -> None:
+    _, channels, depth, pixels = w.graph.types[y].image.dims
+    parted = _reshape_to(w, inputs[0], (-1, depth, channels, pixels), w.fresh(f"{y}.parted"))
+    w.add("Transpose", [parted], y, perm=(0, 2, 1, 3))
+
+
+def _stack_slices(w: Writer, op: StackSlices, inputs: Sequence[str], y: str) -> None:
+    """Volumes with a border, of which each tap takes a slice; these are joined as channels."""
+    _, *sizes = w.graph.types[inputs[0]].image.dims
+    x = _reshape_to(w, inputs[0], (-1, op.depth, *sizes), w.fresh(f"{y}.volumes"))
+    ends = (0, op.pad[0], 0, 0, 0, 0, op.pad[1], 0, 0, 0)
+    x = w.add("Pad", [x, w.constant(f"{y}.pads", ends, "int64")], w.fresh(f"{y}.border"))
+    parts = []
+    for tap in range(op.window):
+        start, part = tap * op.dilation, w.fresh(f"{y}.tap")
+        stop = start + (op.slices - 1) * op.stride + 1
+        _cut(w, x, part, starts=[start], stops=[stop], axes=[1], steps=[op.stride])
+        parts.append(part)
+    joined = w.add("Concat", parts, w.fresh(f"{y}.joined"), axis=2)
+    _reshape_to(w, joined, (-1, op.window * sizes[0], *sizes[1:]), y)
+
+
+def _reshape_to(w: Writer, x: str, shape: Sequence[int], y: str) -> str:
+    return w.add("Reshape", [x, w.constant(f"{y}.shape", shape, "int64")], y)
+
+
 def _trilu(w: Writer, op: Trilu, inputs: Sequence[str], y: str) -> None:
     w.add("Trilu", [*inputs, w.constant(f"{y}.k", op.k, "int64")], y, upper=int(op.upper))
 
@@ -108,6 +142,9 @@ MOVES: dict[type[Op], Exporter] = {
     Border: _border,
     Interleave: _interleave,
     PickChannels: _pick_channels,
+    RowsToSlices: _rows_to_slices,
+    SlicesToRows: _slices_to_rows,
+    StackSlices: _stack_slices,
     Trilu: _trilu,
     Gather: lambda w, op, inputs, y: w.add("Gather", inputs, y, axis=op.axis),
     GatherElements: lambda w, op, inputs, y: w.add("GatherElements", inputs, y, axis=op.axis),
