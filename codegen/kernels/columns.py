@@ -13,7 +13,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from cnnc.codegen.kernels.common import View, conv_views, store_result, zero_halo, zero_run
-from cnnc.codegen.kernels.strips import reads_few_channels
 from cnnc.codegen.kernels.winograd import combine
 from cnnc.codegen.kernels.winograd_axis import AxisTransform, axis_transform
 from cnnc.ir.kernel import Site
@@ -30,12 +29,12 @@ BACK_CYCLES = 1.0  # for an instruction of the transform back, at one multiply-a
 
 
 def height_transforms(site: Site) -> Iterator[AxisTransform]:
-    """The transforms down the height that are worth considering, if the convolution has few input
-    channels and there are registers to sum up in."""
+    """The transforms down the height that are worth considering for a convolution, if there are
+    registers to sum up in."""
     op = site.op
-    if site.target.registers < REGISTERS or not reads_few_channels(site):
-        return
     assert isinstance(op, Conv2d)
+    if site.target.registers < REGISTERS:
+        return
     stride, kh, oh = op.stride[0], site.operands[1].dims[2], site.result.dims[2]
     if op.dilation[0] != 1 or stride >= kh:
         return

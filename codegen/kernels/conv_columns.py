@@ -25,6 +25,7 @@ from cnnc.codegen.kernels.columns import (
     height_weights,
 )
 from cnnc.codegen.kernels.common import epilogue_cycles, load_bias, pieces
+from cnnc.codegen.kernels.strips import reads_few_channels
 from cnnc.ir.kernel import NO_HALO, Halo, Site
 from cnnc.ir.loops import Index, Program, TileRef, fma
 from cnnc.ir.op import Array
@@ -45,6 +46,8 @@ class ColumnWinogradConv(BlockedConv):
 
     @classmethod
     def candidates(cls, site: Site) -> Iterable[ColumnWinogradConv]:
+        if not reads_few_channels(site):
+            return
         for transform in height_transforms(site):
             most = max((site.target.registers - FREE_REGISTERS) // transform.points, 1)
             for width in {pieces(site.result.dims[3], n)[0][1] for n in (most, max(most - 1, 1))}:

@@ -1,4 +1,4 @@
-"""Convolution of few channels to few by Winograd's F(m, r) along the height, in plain NCHW.
+"""Convolution of few channels, or to few, by Winograd's F(m, r) along the height, in plain NCHW.
 
 As `conv_columns`, but vectors lie along the rows of the result: where output channels do not fill a
 block its lanes would be idle. The products of a few output channels are summed up in registers at
@@ -23,6 +23,7 @@ from cnnc.codegen.kernels.columns import (
     height_weights,
 )
 from cnnc.codegen.kernels.common import epilogue_cycles, extras_fit, pieces, residuals
+from cnnc.codegen.kernels.strips import gives_few_channels, reads_few_channels
 from cnnc.ir.kernel import Kernel, Site
 from cnnc.ir.loops import Index, Program, TileRef, fma
 from cnnc.ir.op import Array
@@ -45,12 +46,17 @@ class PlainColumnWinogradConv(Kernel):
 
     @classmethod
     def candidates(cls, site: Site) -> Iterable[PlainColumnWinogradConv]:
-        if not isinstance(site.op, Conv2d) or site.op.stride[1] != 1 or not extras_fit(site, 1):
+        if not (reads_few_channels(site) or gives_few_channels(site)) or not extras_fit(site, 1):
+            return
+        assert isinstance(site.op, Conv2d)
+        if site.op.stride[1] != 1:
             return
         for transform in height_transforms(site):
             most = max((site.target.registers - FREE_REGISTERS) // transform.points, 1)
-            channels = pieces(site.operands[1].dims[0], most)[0][1]
-            yield cls(tile=transform.m, channels=channels)
+            kernel = cls(tile=transform.m, channels=pieces(site.operands[1].dims[0], most)[0][1])
+            # All output channels read what is transformed.
+            if 4 * _columns(site, kernel).elements <= site.target.l2_bytes // 2:
+                yield kernel
 
     def in_place(self, site: Site) -> tuple[int, ...]:
         return residuals(site)

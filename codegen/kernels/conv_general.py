@@ -30,6 +30,8 @@ from cnnc.ir.target import Target
 from cnnc.ir.types import DType
 
 MOST_CHANNELS = 16  # in a tile; more would lengthen the code and win little
+WAYS = 8  # of L1: as many lines as it has of those that lie a multiple of its size / 8 apart
+FAR = 20.0  # cycles until a row of a map comes from L2, which nothing asks for ahead
 UNROLLED = 48  # multiply-adds of a row of taps that are repeated in the code; more become a loop
 
 
@@ -61,6 +63,7 @@ class GeneralConv(Kernel):
         _, per_group, kh, kw = site.operands[1].dims
         channels, rows, vectors = self.tile
         source = 4 * per_group * kh * rows * (vectors * target.lanes * op.stride[1] + kw)
+        far = source > target.l1_bytes // 2 or self._collides(site)
         strip = 0.0  # cycles for all tiles of a strip of rows and all channels of a group
         for _, b, chunks in pieces(out // op.groups, channels):
             for run in cut(ow, vectors * target.lanes, target.lanes):
@@ -69,16 +72,22 @@ class GeneralConv(Kernel):
                 work, weights = b * held / target.fma_per_cycle, b / target.load_per_cycle
                 if op.stride[1] > 1:
                     step = work + 0.5 * lanes
-                elif source > target.l1_bytes // 2:
-                    step = work + 1.5 * held * target.vector_bytes / target.l2_bytes_per_cycle
                 else:
                     step = max(work, held / target.load_per_cycle + weights)
-                step = max(step, 4.0)  # the latency of a multiply-add
-                tile = per_group * kh * (kw * step + 2) + 3 * b * held + 20
+                row = kw * max(step, 4.0)  # the latency of a multiply-add
+                if far and op.stride[1] == 1:
+                    wait = FAR * rows + held * target.vector_bytes / target.l2_bytes_per_cycle
+                    row = max(row, wait) + 0.25 * min(row, wait)
+                tile = per_group * kh * (row + 2) + 3 * b * held + 20
                 strip += chunks * run.times * tile
         # A tile walks through maps that lie far apart: the processor asks for none of them ahead.
         moved = target.move_cycles(4 * site.operands[0].elements, 0)
         return n * op.groups * -(-oh // rows) * strip + epilogue_cycles(site, 1) + moved
+
+    def _collides(self, site: Site) -> bool:
+        """Whether the maps lie so far apart that all of them want the same places in L1."""
+        _, channels, h, w = site.operands[0].dims
+        return channels > WAYS and h * w * 4 % (site.target.l1_bytes // WAYS) == 0
 
     def program(self, site: Site) -> Program:
         return _Writer(self, site).write()

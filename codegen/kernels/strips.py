@@ -15,12 +15,16 @@ CHUNKS = 12  # parts of the work that threads should find, where there are as ma
 
 def reads_few_channels(site: Site) -> bool:
     """Whether it is a convolution of few channels without groups, with constant weights."""
-    return (
-        isinstance(site.op, Conv2d)
-        and site.op.groups == 1
-        and site.operands[1].dims[1] <= MOST_CHANNELS
-        and is_blockable(site)
-    )
+    return _is_dense(site) and site.operands[1].dims[1] <= MOST_CHANNELS
+
+
+def gives_few_channels(site: Site) -> bool:
+    """Whether it is a convolution to few channels without groups, with constant weights."""
+    return _is_dense(site) and site.operands[1].dims[0] <= MOST_CHANNELS
+
+
+def _is_dense(site: Site) -> bool:
+    return isinstance(site.op, Conv2d) and site.op.groups == 1 and is_blockable(site)
 
 
 def strip_height(site: Site, rows: int) -> int:

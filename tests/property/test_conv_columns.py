@@ -54,8 +54,10 @@ def assert_within(found: Array, wanted: Array) -> None:
 
 @settings(deadline=None, max_examples=40)
 @given(
-    channels=st.sampled_from([1, 2, 3, 3, 4, 7, MOST_CHANNELS]),
-    out=st.sampled_from([1, 8, 16, 19, 40]),
+    sides=st.tuples(
+        st.sampled_from([1, 2, 3, 3, 4, 7, MOST_CHANNELS]), st.sampled_from([1, 8, 16, 19, 40])
+    )
+    | st.tuples(st.sampled_from([16, 37]), st.sampled_from([1, 3, MOST_CHANNELS])),
     kernel=st.sampled_from([(3, 3), (5, 5), (7, 7), (5, 1), (4, 5), (11, 3), (2, 2)]),
     stride=st.tuples(st.integers(1, 4), st.sampled_from([1, 1, 2, 3])),
     dilation=st.integers(1, 2),
@@ -68,8 +70,7 @@ def assert_within(found: Array, wanted: Array) -> None:
     data=st.data(),
 )
 def test_every_candidate(
-    channels: int,
-    out: int,
+    sides: tuple[int, int],
     kernel: tuple[int, int],
     stride: tuple[int, int],
     dilation: int,
@@ -81,6 +82,7 @@ def test_every_candidate(
     bordered: bool,
     data: st.DataObject,
 ) -> None:
+    channels, out = sides
     height = max(size[0], kernel[0] - pad[0] - pad[2], 1)
     width = max(size[1], (kernel[1] - 1) * dilation + 1 - pad[1] - pad[3], 1)
     arrays = [numbers(1, images, channels, height, width), numbers(2, out, channels, *kernel)]
@@ -161,16 +163,18 @@ def test_what_is_not_finite_stays_in_its_tiles(special: float) -> None:
 
 
 def test_it_takes_few_channels_and_overlapping_windows() -> None:
-    def offered(channels: int, op: Conv2d, kernel: int = 3) -> bool:
+    def offered(channels: int, op: Conv2d, kernel: int = 3, out: int = 4) -> set[type[Kernel]]:
         x = numbers(1, 1, channels * op.groups, 39, 19)
-        arrays = [x, numbers(2, 4 * op.groups, channels, kernel, kernel)]
-        return bool(candidates(site_of(op, arrays)))
+        arrays = [x, numbers(2, out * op.groups, channels, kernel, kernel)]
+        return set(map(type, candidates(site_of(op, arrays))))
 
     for kernel, stride in ((3, 1), (3, 2), (5, 1), (7, 2), (7, 1), (11, 4)):
         assert offered(3, Conv2d(stride=(stride, stride)), kernel)
     assert offered(1, Conv2d())
     assert offered(MOST_CHANNELS, Conv2d(dilation=(1, 2)))
-    assert not offered(MOST_CHANNELS + 1, Conv2d())
+    assert offered(MOST_CHANNELS + 1, Conv2d(), out=MOST_CHANNELS) == {PlainColumnWinogradConv}
+    assert not offered(MOST_CHANNELS + 1, Conv2d(), out=MOST_CHANNELS + 1)
+    assert not offered(3000, Conv2d())  # which leaves L2 when it is transformed
     assert not offered(3, Conv2d(groups=2))
     assert not offered(3, Conv2d(dilation=(2, 1)))
     assert not offered(3, Conv2d(stride=(3, 3)))
