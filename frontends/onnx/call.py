@@ -12,7 +12,7 @@ meaning in a way that nobody knows of, and is refused.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -354,6 +354,18 @@ class Call:
         """Wires an op and gives its result, which ends up inside the node."""
         name = self.importer.fresh(f"{self._label()}.{op.name}")
         return self._add(op, operands, name)
+
+    def part(self, converter: Callable[[Call], None], inputs: Sequence[str], opset: int = 0) -> str:
+        """What another operator would be: its result for these inputs, which may be values inside
+        the node, and the node's attributes."""
+        inner = Call(self.importer, self.node, opset or self.opset)
+        name = self.importer.fresh(f"{self._label()}.part")
+        inner.inputs, inner.outputs, inner._read = list(inputs), [name], self._read
+        for value in inputs:
+            if value and not self.importer.is_made(value):
+                self.importer.define(value, value)
+        converter(inner)
+        return self.importer.value(name)
 
     def results(self, op: Op, *operands: str) -> None:
         """Wires an op whose results are the node's outputs in order; it may have more of them."""

@@ -19,8 +19,8 @@ import numpy as np
 from cnnc.frontends.onnx.call import Call, Unsupported, ValuesNeeded
 from cnnc.frontends.onnx.compute import evaluate
 from cnnc.frontends.onnx.inline import MAX_DEPTH, MAX_NODES, Bodies, Body
-from cnnc.frontends.onnx.ops import CONVERTERS, FOLDERS, HINTS, Converter
-from cnnc.frontends.onnx.proto import DOMAINS, Source, opset_of
+from cnnc.frontends.onnx.ops import CONTRIB, CONVERTERS, FOLDERS, HINTS, Converter
+from cnnc.frontends.onnx.proto import DOMAINS, MICROSOFT, Source, opset_of
 from cnnc.frontends.onnx.tensors import TensorReader, text
 from cnnc.frontends.onnx.unroll import LOOPS
 from cnnc.ir.graph import Builder, Graph, fresh_name
@@ -31,6 +31,10 @@ from cnnc.ir.types import DType, TensorType
 
 _SHOWN = 5  # names in one message
 _FOLDED_BYTES = 1 << 28  # of computed constants, beyond four times the model's own
+_LAYOUTS = (
+    "it is for one kind of processors: save the optimised model with graph_optimization_level="
+    "ORT_ENABLE_EXTENDED, or give the original"
+)
 _GENERIC = "replace it in the model by operators that are supported, or compute it outside"
 
 
@@ -216,12 +220,13 @@ class Importer:
     def _convert(self, call: Call) -> None:
         if call.opset < 6:
             call.ignore("consumed_inputs")
-        standard = call.domain in DOMAINS and not self._bodies.is_local(call)
-        converter = CONVERTERS.get(call.kind) if standard else None
+        local = self._bodies.is_local(call)
+        standard = call.domain in DOMAINS and not local
+        converter = None if local else _converter(call)
         folder = FOLDERS.get(call.kind) if standard else None
         loop = LOOPS.get(call.kind) if standard else None
         if not (converter or folder or loop or self._bodies.has(call)):
-            raise Unsupported("", HINTS.get(call.kind, _GENERIC))
+            raise Unsupported("", _hint(call))
         if any(name in self._failed for name in call.reads):
             self._failed.update(call.outputs)  # the reason is told already
             return None
@@ -244,7 +249,7 @@ class Importer:
             body = self._bodies.find(call)
             if body is not None:
                 return self.inline(call, body)
-            raise Unsupported("", HINTS.get(call.kind, _GENERIC))
+            raise Unsupported("", _hint(call))
         if constant and not symbolic:
             self._compute(call, converter)
         else:
@@ -280,7 +285,7 @@ class Importer:
         for outer, name in zip(call.outputs, placed.outputs, strict=False):
             if not outer or outer not in self._used:
                 continue
-            if not self._is_made(name):
+            if not self.is_made(name):
                 raise Unsupported(f"nothing inside makes its output `{name}`")
             if outer != name and name in self.known:
                 self.known[outer] = self.known[name]
@@ -296,12 +301,12 @@ class Importer:
 
     def _convert_inner(self, call: Call, inner: Call) -> None:
         for name in inner.reads:
-            if not self._is_made(name):
+            if not self.is_made(name):
                 raise Unsupported(f"inside, `{inner.name}` reads `{name}`, which nothing defines")
         for name in filter(None, inner.outputs):
             if name not in call.outputs:
                 self.reserve(name, f"a result of `{inner.name}`")
-            elif self._is_made(name):
+            elif self.is_made(name):
                 raise Unsupported(f"inside, two nodes make its output `{name}`")
             self._makers.setdefault(name, inner)
         try:
@@ -314,7 +319,8 @@ class Importer:
                 reason = f"inside, {inner.kind}: {reason}"
             raise Unsupported(reason, error.help, error.needs) from None
 
-    def _is_made(self, name: str) -> bool:
+    def is_made(self, name: str) -> bool:
+        """Whether an ONNX value is known, or a value of the graph."""
         return name in self.known or name in self._values
 
     def _compute(self, call: Call, converter: Converter) -> None:
@@ -385,6 +391,19 @@ class Importer:
             what = f"{kind}: {reason}" if reason else f"operator {kind} is not supported"
             message = f"{what} ({count}: {_names(names)})"
             yield Diagnostic(message, Location(self.file, name=names[0]), help=help)
+
+
+def _converter(call: Call) -> Converter | None:
+    """What converts nodes of that kind, if something does."""
+    if call.domain == MICROSOFT:
+        return CONTRIB.get(call.kind)
+    return CONVERTERS.get(call.kind) if call.domain in DOMAINS else None
+
+
+def _hint(call: Call) -> str:
+    """What to do about an operator that is not supported."""
+    by_domain = {f"{MICROSOFT}.nchwc": _LAYOUTS}
+    return by_domain.get(call.domain) or HINTS.get(call.kind, _GENERIC)
 
 
 def _is_known(problem: tuple[tuple[str, str, str], list[str]]) -> bool:

@@ -11,6 +11,7 @@ from cnnc.ir.location import CnncError, Diagnostic, Location, ParseError
 
 OLDEST = 1
 DOMAINS = ("", "ai.onnx")
+MICROSOFT = "com.microsoft"  # of ONNX Runtime's own operators
 MAX_BYTES = (1 << 31) - 1  # of a protobuf message
 
 

@@ -1,6 +1,7 @@
 """The tables of ONNX operators. A new one is a small function and one line here.
 
 `CONVERTERS` put a node into the graph; a node of known numbers is computed by its converter, too.
+`CONTRIB` does so for the operators of ONNX Runtime's own domain.
 `FOLDERS` compute what may hold symbolic sizes, or has no converter; they are asked first.
 `HINTS` say what to do about operators that are not supported.
 """
@@ -11,6 +12,8 @@ import numpy as np
 
 from cnnc.frontends.onnx.call import Call
 from cnnc.frontends.onnx.ops import (
+    contrib,
+    contrib_quantised,
     deform,
     detect,
     einsum,
@@ -245,6 +248,32 @@ CONVERTERS: dict[str, Converter] = {
     "Upsample": resize.upsample,
     "Where": simple(Where()),
     "Xor": binary(Xor()),
+}
+
+CONTRIB: dict[str, Converter] = {
+    "BiasGelu": contrib.bias_gelu,
+    "DequantizeLinear": quantised.dequantize_linear,
+    "DynamicQuantizeLSTM": recurrent.dynamic_quantize_lstm,
+    "DynamicQuantizeMatMul": contrib_quantised.dynamic_quantize_matmul,
+    "FastGelu": contrib.fast_gelu,
+    "FusedConv": contrib.fused_conv,
+    "FusedGemm": contrib.fused_gemm,
+    "FusedMatMul": contrib.fused_matmul,
+    "Gelu": contrib.bias_gelu,
+    "MatMulIntegerToFloat": contrib_quantised.matmul_integer_to_float,
+    "QGemm": contrib_quantised.q_gemm,
+    "QLinearAdd": contrib_quantised.of_two(Add()),
+    "QLinearAveragePool": contrib_quantised.q_average_pool,
+    "QLinearConcat": contrib_quantised.q_concat,
+    "QLinearGlobalAveragePool": contrib_quantised.q_global_average_pool,
+    "QLinearLeakyRelu": contrib_quantised.q_leaky_relu,
+    "QLinearMul": contrib_quantised.of_two(Mul()),
+    "QLinearSigmoid": contrib_quantised.q_sigmoid,
+    "QLinearSoftmax": contrib_quantised.q_softmax,
+    "QLinearWhere": contrib_quantised.q_where,
+    "QuantizeLinear": quantised.quantize_linear,
+    "QuickGelu": contrib.quick_gelu,
+    "SkipLayerNormalization": contrib.skip_layer_normalization,
 }
 
 FOLDERS: dict[str, Folder] = {

@@ -116,9 +116,14 @@ def hard_sigmoid(call: Call) -> None:
     x = call.operand(0)
     if (np.float32(alpha), beta) == (np.float32(1 / 6), 0.5):
         return call.result(HardSigmoid(), x)
+    return call.alias(sigmoid_line(call, x, alpha, beta))
+
+
+def sigmoid_line(call: Call, x: str, alpha: float, beta: float) -> str:
+    """max(0, min(1, alpha * x + beta))"""
     product = call.add(Mul(), x, call.scalar("alpha", alpha, x))
     line = call.add(Add(), product, call.scalar("beta", beta, x))
-    return call.result(Clip(low=0, high=1), line)
+    return call.add(Clip(low=0, high=1), line)
 
 
 def selu(call: Call) -> None:
@@ -148,7 +153,12 @@ def modulo(call: Call) -> None:
 
 def swish(call: Call) -> None:
     """Swish: x * sigmoid(alpha * x)."""
-    alpha, x = call.real("alpha", 1.0), call.operand(0)
+    swish_of(call, call.real("alpha", 1.0))
+
+
+def swish_of(call: Call, alpha: float) -> None:
+    """The result is x * sigmoid(alpha * x)."""
+    x = call.operand(0)
     if alpha == 1:
         return call.result(Silu(), x)
     gate = call.add(Sigmoid(), call.add(Mul(), x, call.scalar("alpha", alpha, x)))

@@ -57,16 +57,25 @@ def dequantize_linear(call: Call) -> None:
 
 def dynamic_quantize_linear(call: Call) -> None:
     """DynamicQuantizeLinear."""
-    x = call.operand(0)
-    scale = call.add(DynamicScale(), x)
-    zero = call.add(DynamicZero(), x, scale)
-    results = (call.add(Quantize(), x, scale, zero), scale, zero)
-    for output, value in enumerate(results):
+    for output, value in enumerate(_dynamic(call, call.operand(0))):
         if output < len(call.outputs) and call.outputs[output]:
             call.alias(value, output)
 
 
-def _centred(call: Call, index: int, zero: int, trailing: int = 0) -> str:
+def _dynamic(call: Call, x: str) -> tuple[str, str, str]:
+    """(x as bytes, their scale, their zero point), chosen by its extremes."""
+    scale = call.add(DynamicScale(), x)
+    zero = call.add(DynamicZero(), x, scale)
+    return call.add(Quantize(), x, scale, zero), scale, zero
+
+
+def dynamic(call: Call, x: str) -> tuple[str, str]:
+    """(x as whole numbers less their zero point, their scale), chosen by its extremes."""
+    quantised, scale, zero = _dynamic(call, x)
+    return call.add(Centre(), quantised, zero), scale
+
+
+def centred(call: Call, index: int, zero: int, trailing: int = 0) -> str:
     """An input less its zero point; a list of those lies before `trailing` other axes."""
     x = call.operand(index)
     if not call.given(zero):
@@ -80,12 +89,12 @@ def _centred(call: Call, index: int, zero: int, trailing: int = 0) -> str:
 
 def matmul_integer(call: Call) -> None:
     """MatMulInteger."""
-    call.result(MatMul(), _centred(call, 0, 2, 1), _centred(call, 1, 3))
+    call.result(MatMul(), centred(call, 0, 2, 1), centred(call, 1, 3))
 
 
 def qlinear_matmul(call: Call) -> None:
     """QLinearMatMul."""
-    y = call.add(MatMul(), _centred(call, 0, 2, 1), _centred(call, 3, 5))
+    y = call.add(MatMul(), centred(call, 0, 2, 1), centred(call, 3, 5))
     if all(call.type(call.operand(i)).shape in ((), (1,)) for i in (1, 4)):
         return _requantize(call, y, (1, 4), 6)
     rows = call.operand(1)  # a scale for each row, for each column, or both
@@ -93,18 +102,18 @@ def qlinear_matmul(call: Call) -> None:
         rows = call.add(Reshape(shape=(-1, 1)), rows)
     scale = call.add(Mul(), rows, call.operand(4))
     wide = call.add(Cast(to=call.type(scale).dtype), y)
-    return _quantize(call, call.add(Mul(), wide, scale), 6)
+    return quantize(call, call.add(Mul(), wide, scale), 6)
 
 
 def conv_integer(call: Call) -> None:
     """ConvInteger, in any number of dimensions."""
-    call.alias(_conv(call, _centred(call, 0, 2), 1, 3))
+    call.alias(_conv(call, centred(call, 0, 2), 1, 3))
 
 
 def qlinear_conv(call: Call) -> None:
     """QLinearConv, in any number of dimensions."""
     bias = [call.operand(8)] if call.given(8) else []
-    _requantize(call, _conv(call, _centred(call, 0, 2), 3, 5, bias), (1, 4), 6)
+    _requantize(call, _conv(call, centred(call, 0, 2), 3, 5, bias), (1, 4), 6)
 
 
 def _conv(call: Call, x: str, weight: int, zero: int, bias: Sequence[str] = ()) -> str:
@@ -112,7 +121,7 @@ def _conv(call: Call, x: str, weight: int, zero: int, bias: Sequence[str] = ()) 
     sizes = call.type(x).shape[2:]
     spatial = kernel_sizes(call, weight)
     window, groups = read_window(call, sizes, spatial), call.whole("group", 1)
-    kernel = _centred(call, weight, zero, len(sizes) + 1)
+    kernel = centred(call, weight, zero, len(sizes) + 1)
     if any(window.pads):
         x = call.add(around(window.before, window.after), x)
     op = ConvNd(stride=window.stride, dilation=window.dilation, groups=groups)
@@ -123,11 +132,11 @@ def _requantize(call: Call, y: str, scales: tuple[int, int], result: int) -> Non
     """Sums of products as numbers under the result's scale, which is input `result`."""
     a, b = (call.operand(i) for i in scales)
     scale = call.add(Mul(), a, b)
-    _quantize(call, call.add(Dequantize(), y, scale), result)
+    quantize(call, call.add(Dequantize(), y, scale), result)
 
 
-def _quantize(call: Call, y: str, result: int) -> None:
+def quantize(call: Call, y: str, result: int) -> None:
     """Numbers under the result's scale, one for each row at most."""
-    zero = call.operand(result + 1)
-    op = Quantize(axis=call.type(y).rank - 2, to=call.type(zero).dtype)
-    call.result(op, y, call.operand(result), zero)
+    operands = [call.operand(i) for i in (result, result + 1) if call.given(i)]
+    to = call.type(operands[1]).dtype if len(operands) > 1 else DType.U8
+    call.result(Quantize(axis=call.type(y).rank - 2, to=to), y, *operands)

@@ -11,9 +11,23 @@ import numpy as np
 
 from cnnc.frontends.onnx.call import Call, Unsupported, fix_size
 from cnnc.frontends.onnx.ops.moves import element
+from cnnc.frontends.onnx.ops.quantised import dynamic
 from cnnc.ir.op import Op
-from cnnc.ir.ops import Add, Concat, MatMul, Mul, Relu, Sigmoid, Slice, Sub, Tanh, Transpose
-from cnnc.ir.types import Sym, known
+from cnnc.ir.ops import (
+    Add,
+    Cast,
+    Centre,
+    Concat,
+    MatMul,
+    Mul,
+    Relu,
+    Sigmoid,
+    Slice,
+    Sub,
+    Tanh,
+    Transpose,
+)
+from cnnc.ir.types import DType, Sym, known
 
 State = tuple[str, ...]
 Step = Callable[["_Layer", str, State], State]  # (layer, W x + b of a step, state) -> new state
@@ -66,6 +80,44 @@ class _Layer:
     def active(self, index: int, x: str) -> str:
         """The activation of that number of x."""
         return self.call.add(self.activations[index], x)
+
+
+class _QuantisedLayer(_Layer):
+    """One whose weights are bytes.
+
+    Operands are quantised before each product: the inputs of all steps at once, the state for each
+    sequence by itself.
+    """
+
+    def __init__(self, call: Call, direction: int, activations: Sequence[Op]) -> None:
+        super().__init__(call, direction, activations)
+        self.scales: dict[str, str] = {}
+        self.inputs = self._weight(self.inputs, 8, direction)
+        self.states = self._weight(self.states, 10, direction)
+
+    def _weight(self, x: str, scale: int, direction: int) -> str:
+        """The weight less its zero point, which is the input after its scale."""
+        call = self.call
+        point = element(call, call.operand(scale + 1), 0, direction)
+        x = call.add(Centre(), x, point)
+        self.scales[x] = element(call, call.operand(scale), 0, direction)
+        return x
+
+    def product(self, h: str, weight: str) -> str:
+        batch = self.call.type(h).shape[0]
+        if weight == self.inputs or batch == 1:
+            return self._product(h, weight)
+        if isinstance(batch, Sym):
+            raise Unsupported("a batch of symbolic size", fix_size([batch.name]))
+        bounds = [{"starts": (i,), "stops": (i + 1,)} for i in range(batch)]
+        rows = [self.call.add(Slice(axes=(0,), steps=(1,), **bound), h) for bound in bounds]
+        return self.call.add(Concat(axis=0), *(self._product(row, weight) for row in rows))
+
+    def _product(self, h: str, weight: str) -> str:
+        call = self.call
+        centred, scale = dynamic(call, h)
+        sums = call.add(Cast(to=DType.F32), call.add(MatMul(), centred, weight))
+        return self.mul(sums, self.mul(scale, self.scales[weight]))
 
 
 def _rnn(layer: _Layer, x: str, state: State) -> State:
@@ -121,7 +173,15 @@ def lstm(call: Call) -> None:
     _recurrent(call, _lstm, ("Sigmoid", "Tanh", "Tanh"), 2)
 
 
-def _recurrent(call: Call, step: Step, usual: Sequence[str], states: int) -> None:
+def dynamic_quantize_lstm(call: Call) -> None:
+    """DynamicQuantizeLSTM of ONNX Runtime: weights as bytes, with the gates along the last axis."""
+    call.want("input_forget", 0)
+    _recurrent(call, _lstm, ("Sigmoid", "Tanh", "Tanh"), 2, _QuantisedLayer)
+
+
+def _recurrent(
+    call: Call, step: Step, usual: Sequence[str], states: int, kind: type[_Layer] = _Layer
+) -> None:
     directions = {"forward": [False], "reverse": [True], "bidirectional": [False, True]}
     way = call.word("direction", "forward")
     if way not in directions:
@@ -137,7 +197,7 @@ def _recurrent(call: Call, step: Step, usual: Sequence[str], states: int) -> Non
     runs = []
     for index, back in enumerate(directions[way]):
         own = activations[index * len(usual) : (index + 1) * len(usual)]
-        layer = _Layer(call, index, own)
+        layer = kind(call, index, own)
         start = tuple(_start(layer, 5 + i, index, x, bool(batch_first)) for i in range(states))
         runs.append(_run(layer, step, x, start, back))
     axis = 1 if batch_first else 0
