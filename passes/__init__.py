@@ -10,6 +10,7 @@ from cnnc.passes.fuse_epilogue import FuseEpilogue
 from cnnc.passes.fuse_max_pool import FuseMaxPool
 from cnnc.passes.fuse_prologue import FusePrologue
 from cnnc.passes.group_images import GroupImages
+from cnnc.passes.merge_branches import MergeBranches
 from cnnc.passes.merge_siblings import MergeSiblings
 from cnnc.passes.plan_memory import PlanMemory
 from cnnc.passes.postpone_upsampling import PostponeUpsampling
@@ -33,6 +34,7 @@ PASSES: dict[str, type[Pass]] = {
         RemoveIdentities,
         RecogniseActivations,
         RecogniseNorms,
+        MergeBranches,
         FoldBatchNorm,
         FoldPad,
         TrimWindows,
@@ -54,7 +56,7 @@ PASSES: dict[str, type[Pass]] = {
 # and its convolution may go away.
 PIPELINES: dict[str, str] = {
     "portable": "remove-dead,fold-constants,simplify-moves,shuffle-channels,remove-identities,"
-    "recognise-activations,recognise-norms,fold-batch-norm,fold-pad,trim-windows,"
+    "recognise-activations,recognise-norms,merge-branches,fold-batch-norm,fold-pad,trim-windows,"
     "postpone-upsampling,fuse-epilogue,fuse-elementwise",
     "planned": "slice-volumes,split-transposed,fuse-max-pool,merge-siblings,fuse-prologue,"
     "choose-kernels,group-images,plan-memory",

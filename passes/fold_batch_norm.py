@@ -46,10 +46,10 @@ def fold_into_producer(builder: Builder, node: Node) -> bool:
     conv = builder.producer(node.operands[0])
     if conv is None or not isinstance(conv.op, Linear) or conv.op.epilogue:
         return False
-    found, parameters = _scale_shift(builder, node), _parameters(builder, conv)
-    if found is None or parameters is None or not builder.used_once(conv.name):
+    found, own = scale_shift(builder, node), weight_and_bias(builder, conv)
+    if found is None or own is None or not builder.used_once(conv.name):
         return False
-    (scale, shift), (weight, bias) = found, parameters
+    (scale, shift), (weight, bias) = found, own
     factor = scale.reshape(*conv.op.grouped(weight).shape[:2], 1, 1)
     operands = _constants(builder, conv, _scaled(conv.op, weight, factor), bias * scale + shift)
     if operands is None:
@@ -67,19 +67,19 @@ def fold_into_consumer(builder: Builder, node: Node) -> bool:
     norm = builder.producer(node.operands[0])
     if norm is None or not builder.used_once(norm.name):
         return False
-    found, parameters = _scale_shift(builder, norm), _parameters(builder, node)
-    if found is None or parameters is None:
+    found, own = scale_shift(builder, norm), weight_and_bias(builder, node)
+    if found is None or own is None:
         return False
-    (scale, shift), (weight, bias) = found, parameters
+    (scale, shift), (weight, bias) = found, own
     if node.op.bordered and np.any(shift != 0):
         return False
     split = node.op.grouped(weight)
     inputs = (split.shape[0], 1, split.shape[2], 1)
     bias = bias + (split * shift.reshape(inputs)).sum(axis=(2, 3)).reshape(-1)
-    own = _constants(builder, node, _scaled(node.op, weight, scale.reshape(inputs)), bias)
-    if own is None:
+    constants = _constants(builder, node, _scaled(node.op, weight, scale.reshape(inputs)), bias)
+    if constants is None:
         return False
-    operands = (norm.operands[0], *own[1:])
+    operands = (norm.operands[0], *constants[1:])
     builder.replace(node, operands=operands, locations=merge_locations(node, norm))
     builder.sweep([*norm.results, *node.operands])
     return True
@@ -87,7 +87,7 @@ def fold_into_consumer(builder: Builder, node: Node) -> bool:
 
 def lower(builder: Builder, node: Node) -> bool:
     """batch_norm(x) = add(mul(x, s), t)"""
-    found = _scale_shift(builder, node) if isinstance(node.op, BatchNorm) else None
+    found = scale_shift(builder, node) if isinstance(node.op, BatchNorm) else None
     if found is None:
         return False
     x, y = node.operands[0], node.name
@@ -102,7 +102,7 @@ def lower(builder: Builder, node: Node) -> bool:
     return True
 
 
-def _scale_shift(builder: Builder, node: Node) -> tuple[Array, Array] | None:
+def scale_shift(builder: Builder, node: Node) -> tuple[Array, Array] | None:
     """(s, t) in float64, each [C], of a batch norm with constant parameters or its like."""
     if isinstance(node.op, Conv2d) and not node.op.epilogue and not node.op.bordered:
         return _one_tap(builder, node)
@@ -116,7 +116,7 @@ def _scale_shift(builder: Builder, node: Node) -> tuple[Array, Array] | None:
 def _one_tap(builder: Builder, node: Node) -> tuple[Array, Array] | None:
     """(s, t) of a depthwise convolution with one tap."""
     assert isinstance(node.op, Conv2d)
-    parameters = _parameters(builder, node)
+    parameters = weight_and_bias(builder, node)
     if parameters is None or node.op.stride != (1, 1):
         return None
     weight, bias = parameters
@@ -124,7 +124,7 @@ def _one_tap(builder: Builder, node: Node) -> tuple[Array, Array] | None:
     return (weight.reshape(-1), bias) if depthwise else None
 
 
-def _parameters(builder: Builder, conv: Node) -> tuple[Array, Array] | None:
+def weight_and_bias(builder: Builder, conv: Node) -> tuple[Array, Array] | None:
     """(weight, bias in float64), if they are constants; a missing bias is zero."""
     assert isinstance(conv.op, Linear)
     own, _ = conv.op.split(conv.operands)
