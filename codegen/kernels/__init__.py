@@ -16,6 +16,7 @@ from cnnc.codegen.kernels.dense import DenseKernel
 from cnnc.codegen.kernels.depthwise import Depthwise
 from cnnc.codegen.kernels.global_pool import GlobalPool
 from cnnc.codegen.kernels.matmul import MatMulKernel
+from cnnc.codegen.kernels.matmul_paired import PairedMatMul
 from cnnc.codegen.kernels.move import (
     Alias,
     ConcatKernel,
@@ -53,6 +54,7 @@ KERNELS: dict[str, type[Kernel]] = {
         GeneralTransposedConv,
         DenseKernel,
         MatMulKernel,
+        PairedMatMul,
         PointwiseKernel,
         SoftmaxKernel,
         GlobalPool,

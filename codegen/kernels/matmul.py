@@ -61,7 +61,7 @@ class MatMulKernel(Kernel):
         if not _fits(site):
             return
         assert isinstance(site.op, MatMul)
-        rows, _, columns = _Shape.of(site).sizes
+        rows, _, columns = MatMulShape.of(site).sizes
         vectors, registers = -(-columns // site.target.lanes), site.target.registers
         panels = [Panel.COPY] if site.op.transpose_b else [Panel.PLACE, Panel.COPY]
         for panel in [Panel.PACKED] if site.constant[1] else panels:
@@ -83,7 +83,7 @@ class MatMulKernel(Kernel):
     # -- cost ------------------------------------------------------------------------------------
 
     def cycles(self, site: Site) -> float:
-        shape, target = _Shape.of(site), site.target
+        shape, target = MatMulShape.of(site), site.target
         (_, depth, columns), batch = shape.sizes, prod(shape.batch)
         tiles, copies = 0.0, 0.0
         for group in self.groups(shape, target.lanes):
@@ -103,11 +103,11 @@ class MatMulKernel(Kernel):
         moved = 4.0 * sum(t.elements for t in split(site)[0])
         return total + 0.5 * moved / target.stream_bytes_per_cycle(moved)
 
-    def groups(self, shape: _Shape, lanes: int) -> list[Part]:
+    def groups(self, shape: MatMulShape, lanes: int) -> list[Part]:
         """The columns of the tiles."""
         return cut(shape.sizes[2], self.tile[0] * lanes, lanes)
 
-    def rows(self, shape: _Shape) -> list[Part]:
+    def rows(self, shape: MatMulShape) -> list[Part]:
         """The rows of the tiles."""
         return cut(shape.sizes[0], self.tile[1], 1)
 
@@ -118,7 +118,7 @@ class MatMulKernel(Kernel):
 
     def pack_panels(self, site: Site, b: Array) -> Array:
         """[matrix][group of blocks][row][block][lane], columns past the last one zero."""
-        shape, lanes = _Shape.of(site), site.target.lanes
+        shape, lanes = MatMulShape.of(site), site.target.lanes
         b = b.swapaxes(-1, -2) if shape.op.transpose_b else b
         _, depth, columns = shape.sizes
         matrices = np.pad(b.reshape(-1, depth, columns), ((0, 0), (0, 0), (0, -columns % lanes)))
@@ -147,7 +147,7 @@ def _fits(site: Site) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class _Shape:
+class MatMulShape:
     """A product as the kernel sees it.
 
     If all matrices of a batch meet the same `b`, their rows are those of one large matrix.
@@ -159,13 +159,13 @@ class _Shape:
     sizes: tuple[int, int, int]  # rows, depth, columns
 
     @staticmethod
-    def of(site: Site) -> _Shape:
+    def of(site: Site) -> MatMulShape:
         op = site.op
         assert isinstance(op, MatMul)
         site = _flat(site, op)
         *batch, rows, columns = site.result.dims
         depth = site.operands[0].dims[-2 if op.transpose_a else -1]
-        return _Shape(op, site, tuple(batch), (rows, depth, columns))
+        return MatMulShape(op, site, tuple(batch), (rows, depth, columns))
 
     def strips(self, kernel: MatMulKernel, lanes: int) -> int:
         """Into how many parts the rows are cut, so that there is work for all threads."""
@@ -201,7 +201,7 @@ class _Writer:
     """Writes the loop nest; holds what its parts share."""
 
     def __init__(self, kernel: MatMulKernel, site: Site) -> None:
-        self.kernel, self.shape = kernel, _Shape.of(site)
+        self.kernel, self.shape = kernel, MatMulShape.of(site)
         self.site = self.shape.site
         self.p = ProgramBuilder(kernel.name)
         (self.a, self.b), self.extras, self.y = views(self.p, self.site, "a", "b")

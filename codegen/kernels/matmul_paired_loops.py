@@ -1,0 +1,209 @@
+"""The loop nest of a product of matrices in pairs of products; see `matmul_paired`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+from cnnc.codegen.kernels.common import (
+    View,
+    abreast,
+    load_bias,
+    pieces,
+    store_result,
+    views,
+)
+from cnnc.codegen.kernels.matmul import MatMulShape
+from cnnc.codegen.kernels.paired import TRIPLE, PairedShape
+from cnnc.codegen.kernels.paired_panels import Panels, size_of
+from cnnc.codegen.kernels.paired_sums import PairedSums
+from cnnc.codegen.kernels.rows import Part, Walk, cut, within
+from cnnc.ir.kernel import Site
+from cnnc.ir.loops import Index, Program, ProgramBuilder, Reduce, TileRef, Value, apply, fma
+from cnnc.ir.ops import MatMul
+from cnnc.ir.types import Layout, TensorType
+
+
+def sizes(site: Site) -> tuple[int, int, int]:
+    """(rows, input channels, columns) of the product."""
+    if isinstance(site.op, MatMul):
+        return MatMulShape.of(site).sizes
+    return site.operands[0].dims[0], site.operands[0].dims[1], site.result.dims[1]
+
+
+def flat(site: Site) -> Site:
+    """The site of one matrix of rows."""
+    return MatMulShape.of(site).site if isinstance(site.op, MatMul) else site
+
+
+def keeps_strips(site: Site) -> bool:
+    """Whether L2 has room for the copies of all strips; if not, they are made for each part of the
+    columns anew."""
+    rows, channels, _ = sizes(site)
+    return 4 * rows * channels <= site.target.l2_bytes
+
+
+class PairedMatMulLoops:
+    """Writes the loop nest; holds what its parts share.
+
+    `sizes` are (rows, channels, columns); `tile` is the rows of a strip, `depth` how many vectors
+    of columns are computed for it at a time.
+    """
+
+    def __init__(self, site: Site, sizes: tuple[int, int, int], tile: int, depth: int) -> None:
+        self.site, self.depth, self.lanes = site, depth, site.target.lanes
+        (rows, self.channels, self.columns), lanes = sizes, self.lanes
+        self.p = p = ProgramBuilder("paired_matmul")
+        inputs, self.extras, self.y = views(p, site, "x", "weight", "bias")
+        self.x, self.weight = inputs[0], inputs[1]
+        self.bias = inputs[2] if len(inputs) > 2 else None
+        self.shape = PairedShape(self.channels, lanes)
+        self.strips, self.tile = cut(rows, tile, 1), tile
+        count = sum(part.times for part in self.strips)
+        self.parts = -(-self.columns // lanes) // depth
+        self.walk = Walk(1, self.parts, count)
+        self.asked = -(-TRIPLE // count)  # vectors asked for with each three
+        # What is known of a strip's inputs is kept for the parts of the columns to come.
+        self.kept = count if self.parts > 1 and keeps_strips(site) else 1
+        type = TensorType((self.kept, self.channels, 1, tile), layout=Layout(lanes))
+        self.copied = View(p.scratch("copied", type.physical_elements), type)
+        pitches = 0, self.copied.pitch(3)
+        self.pairs = PairedSums(p, self.shape, self.copied, self.weight.buffer, pitches)
+        self.sums = p.scratch("sums", self.kept * tile)
+        self.sizes = p.scratch("sizes", self.kept, kept=True)  # 0: not known
+        self.panels = Panels(p, self.shape, self.weight.buffer, depth)
+
+    def write(self) -> Program:
+        """The whole program."""
+        p = self.p
+        with self.walk.parallel(p, "part", "strip") as (_, part, strip):
+            for rows in self.strips:
+                with within(p, rows, self.strips, strip):
+                    self.strip(rows, part, strip)
+        return p.finish()
+
+    def strip(self, rows: Part, part: Index, strip: Index) -> None:
+        """A strip of rows in a part of the columns."""
+        p, slot = self.p, strip if self.kept > 1 else Index(0)
+        row = p.let("row", rows.at(strip))
+        known = Index(0)
+        if self.kept > 1:
+            known = p.flag("known", apply("abs", p.load(self.sizes, slot, 1)))
+        with p.when(known, 0, 1):
+            p.store(self.sizes, slot, self.sum_up(row, slot, rows.length))
+        size = p.bind("found", p.load(self.sizes, slot, 1))
+        sized = p.flag("sized", size)
+        panels, first = self.panels.at(part, size)
+        with p.loop("g", 0, self.depth) as g:
+            block = p.let("block", part * self.depth + g)
+            ahead = p.let("ahead", self.ahead(part, strip, g))
+            place = row, slot, block
+            with p.when(sized, 1, 2):
+                packed = p.let("packed", first + g * self.shape.panel)
+                self.products(place, rows.length, ahead, (panels, packed))
+            with p.when(sized, 0, 1):
+                self.products(place, rows.length, ahead)
+
+    def ahead(self, part: Index, strip: Index, g: Index) -> Index:
+        """From where on the tile of a strip asks for weights, `asked` vectors with each three: the
+        strips of a part together ask for the next part, its last ones first of all."""
+        asked = max(self.shape.steps, 1) * self.lanes * self.asked  # by one tile
+        count = sum(rows.times for rows in self.strips)
+        asking = min(TRIPLE, count)
+        step = (strip * self.depth + g - (count - asking) * self.depth).max(0)
+        return (part + 1) * (self.depth * self.shape.panel) + step * asked
+
+    def sum_up(self, row: Index, slot: Index, rows: int) -> Value:
+        """Copies a strip, and sums the products of paired inputs for each of its rows.
+
+        Returns the size of these inputs as `size_of` gives it.
+        """
+        p, shape = self.p, self.shape
+        squares = p.tile("squares", (shape.summed,), self.lanes)
+        for start, width, times in pieces(rows, shape.summed):
+            with p.loop("j", 0, times) as j:
+                first = p.let("first", j * width + start)
+                place = row, slot, first
+                self.copy_rest(place, width)
+                window, copy = (slot, Index(0), first), partial(self.copy, place=place)
+                found = self.pairs.sum_inputs(window, width, squares, copy)
+                p.store(self.sums, slot * self.tile + first, found, count=width)
+        whole: Value = squares[0]
+        for q in range(1, shape.summed):
+            whole = whole + squares[q]
+        count = rows * 2 * (shape.triples * self.lanes + shape.third)
+        return size_of(p.bind("mean", Reduce(1, "add", whole) * (1.0 / count)))
+
+    def copy(
+        self, c: Index, place: tuple[Index, Index, Index], count: int = 0
+    ) -> Callable[[Index], Value]:
+        """What copies a block of channels, or `count` of them, of a row that lies so far behind
+        the first of a strip's rows that are summed up side by side."""
+        p, (row, slot, first) = self.p, place
+        source = (row + first) * self.channels + c * self.lanes
+        target = self.copied.at(slot, c, 0, first)
+
+        def copied(q: Index) -> Value:
+            value = p.load(self.x.buffer, source + q * self.channels, self.lanes, count=count)
+            value = p.bind("x", value)
+            p.store(self.copied.buffer, target + q * self.lanes, value)
+            return value
+
+        return copied
+
+    def copy_rest(self, place: tuple[Index, Index, Index], width: int) -> None:
+        """Copies the channels behind the triples of blocks."""
+        first = self.shape.triples * TRIPLE
+        whole, rest = divmod(self.channels - first * self.lanes, self.lanes)
+        for block in range(whole + bool(rest)):
+            copied = self.copy(Index(first + block), place, rest if block == whole else 0)
+            with self.p.unroll("q", width) as q:
+                copied(q)
+
+    def products(
+        self,
+        place: tuple[Index, Index, Index],
+        rows: int,
+        ahead: Index,
+        panel: tuple[str, Index] | None = None,
+    ) -> None:
+        """The results of a strip in one vector of columns: in pairs with the weights at `panel`, a
+        place in a buffer, else by plain products."""
+        p, lanes, (row, slot, block) = self.p, self.lanes, place
+        usual = self.weight.buffer, block * self.shape.panel + self.shape.header
+        buffer, packed = panel or usual
+        acc = p.tile("acc", (1, 1, rows), lanes)
+        if panel:
+            start = p.bind("start", p.load(buffer, packed, lanes))
+            with p.unroll("q", rows) as q:
+                p.set(acc[0, 0, q], start)
+        window = slot, Index(0), Index(0)
+        far = self.shape.leaves_l1(self.site.target, self.tile)
+        pairs = replace(self.pairs, panels=buffer)
+        behind, asked, paired = packed + 2 * lanes, self.asked, panel is not None
+        pairs.accumulate(acc, window, behind, ahead, asked, paired, inputs_ahead=far)
+        if panel:
+            # Last, for these subtractions run beside the multiply-adds that scale the sums.
+            with p.unroll("q", rows) as q:
+                known = p.load(self.sums, slot * self.tile + q, lanes, stride=0)
+                p.set(acc[0, 0, q], acc[0, 0, q] - known)
+        scale = p.bind("scale", p.load(buffer, packed + lanes, lanes))
+        whole, rest = divmod(self.columns, lanes)
+        if whole:
+            with p.when(block, 0, whole):
+                self.store(acc, (row, block), scale)
+        if rest:
+            with p.when(block, whole, whole + 1):
+                self.store(acc, (row, block), scale, rest)
+
+    def store(self, acc: TileRef, place: tuple[Index, Index], scale: Value, count: int = 0) -> None:
+        """Stores the sums, scaled, with bias and epilogue; the first `count` lanes, 0 for all."""
+        p, (row, block) = self.p, place
+        bias = load_bias(p, self.bias, block, self.lanes)
+        turns = abreast(self.site, acc.shape[2])
+        with p.unroll("q", acc.shape[2], turns) as q:
+            value = acc[0, 0, q] * scale if bias is None else fma(acc[0, 0, q], scale, bias)
+            value = p.bind("y", value)
+            at = row + q, block * self.lanes
+            store_result(p, self.site, value, self.extras, self.y, *at, count=count)
