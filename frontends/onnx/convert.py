@@ -265,7 +265,7 @@ class Importer:
 
     def inline(self, call: Call, body: Body) -> None:
         """Converts the nodes that stand for a node."""
-        if body.key in self._open:
+        if body.key and body.key in self._open:
             raise Unsupported("its function calls itself")
         if len(self._open) == MAX_DEPTH:
             raise Unsupported(f"functions and branches are nested more than {MAX_DEPTH} deep")

@@ -26,7 +26,8 @@ class Body:
     """What stands for a node.
 
     Attributes:
-        key: what it is the body of; a body in which its own key comes again has no end.
+        key: what it is the body of; a body in which its own key comes again has no end. Of a branch
+            it is empty, for that stands inside its node.
         nodes: `NodeProto`s, each after those it reads.
         outputs: which of its values are the node's outputs.
         opset: of the standard operators in it.
@@ -124,8 +125,8 @@ def _branch(call: Call) -> Body:
         raise Unsupported(f"a condition of {condition.size} elements")
     graph = call.graph("then_branch" if condition.reshape(()) else "else_branch")
     outputs = [text(info.name) for info in graph.output]
-    constants, key = graph.initializer, ("If", call.output(0))
-    return Body(key, graph.node, outputs, call.opset, constants=constants, is_closed=False)
+    constants = graph.initializer
+    return Body((), graph.node, outputs, call.opset, constants=constants, is_closed=False)
 
 
 def _called(call: Call, key: tuple[str, ...], function: Any, defaults: Sequence[Any] = ()) -> Body:

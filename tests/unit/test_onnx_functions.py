@@ -151,6 +151,18 @@ def test_the_branch_that_is_taken_is_inlined(condition: bool) -> None:
     ]
 
 
+def test_branches_whose_results_are_those_of_branches_inside() -> None:
+    def choice(inner: Any, depth: int) -> Any:
+        taken = branch([inner], inner.output[0])
+        other = branch([node("Neg", "x", f"n{depth}")], f"n{depth}")
+        return node("If", "c", f"y{depth}", then_branch=taken, else_branch=other)
+
+    made = node("Relu", "x", "h")
+    for depth in range(3):
+        made = choice(made, depth)
+    assert_agrees(model([made], {"x": X}, "y2", {"c": np.array(True)}), {"x": floats(*X)})
+
+
 def test_branches_inside_functions_see_what_the_function_does() -> None:
     chosen = node(
         "If",
