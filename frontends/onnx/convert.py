@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from cnnc.frontends.onnx.call import Call, Unsupported, ValuesNeeded
+from cnnc.frontends.onnx.call import Call, Unsupported, ValuesNeeded, fix_size
 from cnnc.frontends.onnx.compute import evaluate
 from cnnc.frontends.onnx.inline import MAX_DEPTH, MAX_NODES, Bodies, Body
 from cnnc.frontends.onnx.ops import CONTRIB, CONVERTERS, FOLDERS, HINTS, Converter
@@ -27,7 +27,7 @@ from cnnc.ir.graph import Builder, Graph, fresh_name
 from cnnc.ir.location import Diagnostic, Location, ParseError, ShapeError
 from cnnc.ir.op import Array
 from cnnc.ir.order import Cycle, in_order
-from cnnc.ir.types import DType, TensorType
+from cnnc.ir.types import DType, Sym, TensorType
 
 _SHOWN = 5  # names in one message
 _FOLDED_BYTES = 1 << 28  # of computed constants, beyond four times the model's own
@@ -214,8 +214,15 @@ class Importer:
         try:
             self._convert(call)
         except ShapeError as error:
-            first = error.diagnostics[0]
-            raise Unsupported(first.message, first.help) from None
+            first, sizes = error.diagnostics[0], self._open_sizes()
+            help = fix_size(sizes) if first.help and sizes else first.help
+            raise Unsupported(first.message, help) from None
+
+    def _open_sizes(self) -> list[str]:
+        """The symbolic sizes of the inputs, but for batches."""
+        types = [self.builder.types[name] for name in self.builder.inputs]
+        dims = [dim for type in types for dim in type.shape[1:] if isinstance(dim, Sym)]
+        return list(dict.fromkeys(dim.name for dim in dims))
 
     def _convert(self, call: Call) -> None:
         if call.opset < 6:

@@ -64,12 +64,11 @@ def test_sizes_that_do_not_fit() -> None:
     with pytest.raises(OptionError, match="no size `W`"):
         load_onnx(proto, sizes={"W": 8})
     refused(model([RELU], {"x": None}, "y"), "`x` has no shape", "shapes=")
-    strided = model(
-        [node("Conv", "x w", "y", strides=[2, 2])],
-        {"x": ("N", 3, "H", 8)},
-        "y",
-        {"w": floats(2, 3, 2, 2)},
-    )
+    halves = [node("Conv", "x w", "y", strides=[2, 2])]
+    weight = {"w": floats(2, 3, 2, 2)}
+    both = model(halves, {"x": ("N", 3, "H", "W")}, "y", weight)
+    refused(both, 'sizes={"H": ..., "W": ...}', "--size H=... --size W=...")
+    strided = model(halves, {"x": ("N", 3, "H", 8)}, "y", weight)
     refused(strided, "Conv: size H", "not known to be divisible by 2")
     assert load_onnx(strided, sizes={"H": 8}).types["y"].shape == (Sym("N"), 2, 4, 4)
 
