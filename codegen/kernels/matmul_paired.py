@@ -2,7 +2,7 @@
 
 The rows of a matrix are the pixels of a map whose channels lie side by side. A strip of rows is
 copied to scratch in blocks of channels while its inputs are summed up: rows that lie a power of two
-apart would push each other out of L1.
+apart would push each other out of L1. If the inputs' size is not fit for pairs, the copy is scaled.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from cnnc.ir.types import DType
 
 CHUNKS = 12  # parts of the work that threads should find, where there are as many
 COPIED = 1.5  # cycles of a vector that is copied to scratch
+ASKED = 1.3  # how much longer weights take that are asked for than if read in one stream at once
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +83,7 @@ class PairedMatMul(Kernel):
         if parts > 1 and inputs > target.l2_bytes * 2 // 3:
             moved += 0.5 * inputs * parts
         products = blocks * tiles + moved / target.stream_bytes_per_cycle(target.l2_bytes + 1)
-        stream = panel * blocks / target.weight_bytes_per_cycle(panel * blocks)
+        stream = ASKED * panel * blocks / target.weight_bytes_per_cycle(panel * blocks)
         return max(products, stream) + rows * sums + epilogue_cycles(site, 1)
 
     def relative_error(self, site: Site, weight: Array) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 
 from cnnc.codegen.kernels.common import (
@@ -16,11 +15,11 @@ from cnnc.codegen.kernels.common import (
 )
 from cnnc.codegen.kernels.matmul import MatMulShape
 from cnnc.codegen.kernels.paired import TRIPLE, PairedShape
-from cnnc.codegen.kernels.paired_panels import Panels, size_of
+from cnnc.codegen.kernels.paired_panels import size_of
 from cnnc.codegen.kernels.paired_sums import PairedSums
 from cnnc.codegen.kernels.rows import Part, Walk, cut, within
 from cnnc.ir.kernel import Site
-from cnnc.ir.loops import Index, Program, ProgramBuilder, Reduce, TileRef, Value, apply, fma
+from cnnc.ir.loops import Index, Program, ProgramBuilder, Reduce, Splat, TileRef, Value, apply, fma
 from cnnc.ir.ops import MatMul
 from cnnc.ir.types import Layout, TensorType
 
@@ -65,14 +64,15 @@ class PairedMatMulLoops:
         self.walk = Walk(1, self.parts, count)
         self.asked = -(-TRIPLE // count)  # vectors asked for with each three
         # What is known of a strip's inputs is kept for the parts of the columns to come.
-        self.kept = count if self.parts > 1 and keeps_strips(site) else 1
-        type = TensorType((self.kept, self.channels, 1, tile), layout=Layout(lanes))
+        self.keeps = self.parts > 1 and keeps_strips(site)
+        kept = count if self.keeps else 1
+        type = TensorType((kept, self.channels, 1, tile), layout=Layout(lanes))
         self.copied = View(p.scratch("copied", type.physical_elements), type)
         pitches = 0, self.copied.pitch(3)
         self.pairs = PairedSums(p, self.shape, self.copied, self.weight.buffer, pitches)
-        self.sums = p.scratch("sums", self.kept * tile)
-        self.sizes = p.scratch("sizes", self.kept, kept=True)  # 0: not known
-        self.panels = Panels(p, self.shape, self.weight.buffer, depth)
+        self.held = -(-tile // lanes) * lanes  # sums of a strip's inputs
+        self.sums = p.scratch("sums", kept * self.held)
+        self.sizes = p.scratch("sizes", kept, kept=True)  # 0: not known
 
     def write(self) -> Program:
         """The whole program."""
@@ -85,25 +85,23 @@ class PairedMatMulLoops:
 
     def strip(self, rows: Part, part: Index, strip: Index) -> None:
         """A strip of rows in a part of the columns."""
-        p, slot = self.p, strip if self.kept > 1 else Index(0)
+        p, slot = self.p, strip if self.keeps else Index(0)
         row = p.let("row", rows.at(strip))
         known = Index(0)
-        if self.kept > 1:
+        if self.keeps:
             known = p.flag("known", apply("abs", p.load(self.sizes, slot, 1)))
         with p.when(known, 0, 1):
-            p.store(self.sizes, slot, self.sum_up(row, slot, rows.length))
-        size = p.bind("found", p.load(self.sizes, slot, 1))
-        sized = p.flag("sized", size)
-        panels, first = self.panels.at(part, size)
+            size = self.sum_up(row, slot, rows.length)
+            p.store(self.sizes, slot, size)
+            with p.when(p.flag("other", size * apply("abs", size - 1.0)), 1, 2):
+                self.rescale(slot)
+        sized = p.flag("sized", p.load(self.sizes, slot, 1))
         with p.loop("g", 0, self.depth) as g:
             block = p.let("block", part * self.depth + g)
             ahead = p.let("ahead", self.ahead(part, strip, g))
-            place = row, slot, block
-            with p.when(sized, 1, 2):
-                packed = p.let("packed", first + g * self.shape.panel)
-                self.products(place, rows.length, ahead, (panels, packed))
-            with p.when(sized, 0, 1):
-                self.products(place, rows.length, ahead)
+            for paired in (True, False):
+                with p.when(sized, int(paired), int(paired) + 1):
+                    self.products((row, slot, block), rows.length, ahead, paired)
 
     def ahead(self, part: Index, strip: Index, g: Index) -> Index:
         """From where on the tile of a strip asks for weights, `asked` vectors with each three: the
@@ -128,12 +126,26 @@ class PairedMatMulLoops:
                 self.copy_rest(place, width)
                 window, copy = (slot, Index(0), first), partial(self.copy, place=place)
                 found = self.pairs.sum_inputs(window, width, squares, copy)
-                p.store(self.sums, slot * self.tile + first, found, count=width)
+                p.store(self.sums, slot * self.held + first, found, count=width)
         whole: Value = squares[0]
         for q in range(1, shape.summed):
             whole = whole + squares[q]
         count = rows * 2 * (shape.triples * self.lanes + shape.third)
-        return size_of(p.bind("mean", Reduce(1, "add", whole) * (1.0 / count)))
+        return p.bind("size", size_of(p.bind("mean", Reduce(1, "add", whole) * (1.0 / count))))
+
+    def rescale(self, slot: Index) -> None:
+        """Divides a strip's copy by the size of its inputs, for that is what weights are not packed
+        for, and the sums of their products by its square."""
+        p, lanes = self.p, self.lanes
+        size = p.load(self.sizes, slot, 1)
+        back = p.bind("back", Splat(lanes, apply("div", 1.0, size)))
+        for buffer, length, by in (
+            (self.copied.buffer, self.copied.pitch(0), back),
+            (self.sums, self.held, back * back),
+        ):
+            with p.loop("v", 0, length // lanes) as v:
+                at = slot * length + v * lanes
+                p.store(buffer, at, p.load(buffer, at, lanes) * by)
 
     def copy(
         self, c: Index, place: tuple[Index, Index, Index], count: int = 0
@@ -162,33 +174,28 @@ class PairedMatMulLoops:
                 copied(q)
 
     def products(
-        self,
-        place: tuple[Index, Index, Index],
-        rows: int,
-        ahead: Index,
-        panel: tuple[str, Index] | None = None,
+        self, place: tuple[Index, Index, Index], rows: int, ahead: Index, paired: bool
     ) -> None:
-        """The results of a strip in one vector of columns: in pairs with the weights at `panel`, a
-        place in a buffer, else by plain products."""
-        p, lanes, (row, slot, block) = self.p, self.lanes, place
-        usual = self.weight.buffer, block * self.shape.panel + self.shape.header
-        buffer, packed = panel or usual
+        """The results of a strip in one vector of columns, in pairs or by plain products."""
+        p, lanes, weight, (row, slot, block) = self.p, self.lanes, self.weight.buffer, place
+        packed = p.let("packed", block * self.shape.panel + self.shape.header)
         acc = p.tile("acc", (1, 1, rows), lanes)
-        if panel:
-            start = p.bind("start", p.load(buffer, packed, lanes))
+        if paired:
+            start = p.bind("start", p.load(weight, packed, lanes))
             with p.unroll("q", rows) as q:
                 p.set(acc[0, 0, q], start)
         window = slot, Index(0), Index(0)
         far = self.shape.leaves_l1(self.site.target, self.tile)
-        pairs = replace(self.pairs, panels=buffer)
-        behind, asked, paired = packed + 2 * lanes, self.asked, panel is not None
-        pairs.accumulate(acc, window, behind, ahead, asked, paired, inputs_ahead=far)
-        if panel:
+        behind = packed + 2 * lanes
+        self.pairs.accumulate(acc, window, behind, ahead, self.asked, paired, inputs_ahead=far)
+        scale = p.load(weight, packed + lanes, lanes)
+        if paired:
+            scale = scale * p.load(self.sizes, slot, lanes, stride=0)
             # Last, for these subtractions run beside the multiply-adds that scale the sums.
             with p.unroll("q", rows) as q:
-                known = p.load(self.sums, slot * self.tile + q, lanes, stride=0)
+                known = p.load(self.sums, slot * self.held + q, lanes, stride=0)
                 p.set(acc[0, 0, q], acc[0, 0, q] - known)
-        scale = p.bind("scale", p.load(buffer, packed + lanes, lanes))
+        scale = p.bind("scale", scale)
         whole, rest = divmod(self.columns, lanes)
         if whole:
             with p.when(block, 0, whole):
