@@ -4,7 +4,8 @@
     python benchmarks/peers.py resnet18 resnet50 --threads 1 2 --json peers.json --svg peers.svg
 
 Every runtime is a process of its own and gets the same network, with the same weights, through
-ONNX export before any optimisation (BatchNormalization apart); cnnc reads its own file. Answers are
+ONNX export before any optimisation (BatchNormalization apart); cnnc reads its own file. An ONNX
+file (see `architectures.py`) is given to all of them as it is. Answers are
 compared first; a runtime that cannot do a network is left out there. Then the runtimes take turns,
 a few runs each, for several rounds; medians and minima are over all runs, the peak of fused
 multiply-adds is measured in the same run. ncnn is measured if `ncnn` and `pnnx` are installed; of
@@ -92,7 +93,8 @@ def measure(
     """All runtimes on one network."""
     sizes = SIZES.get(network, {})
     graph = cnnc.load(network, sizes=sizes)
-    model = folder / f"{network}.onnx"
+    given = Path(network).suffix == ".onnx"
+    model = Path(network).resolve() if given else folder / f"{Path(network).stem}.onnx"
     if not model.exists():
         model.write_bytes(export_onnx(graph).SerializeToString())
     flops = graph.flops() * batch
@@ -125,7 +127,7 @@ def measure(
     span = float(np.abs(wanted).max()) or 1.0
     return [
         Cell(
-            network,
+            Path(network).stem,
             w.runtime,
             threads,
             batch,
@@ -269,7 +271,7 @@ def chart(cells: Sequence[Cell]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("networks", nargs="+", help="zoo names or .cnn files")
+    parser.add_argument("networks", nargs="+", help="zoo names, .cnn or .onnx files")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--batch", type=int, nargs="+", default=[1])
     parser.add_argument("--rounds", type=int, default=7)
@@ -285,8 +287,9 @@ def main() -> None:
             for threads in args.threads:
                 for batch in args.batch:
                     runtimes = ["cnnc", *args.peers]
-                    cells += measure(network, runtimes, threads, batch, args.rounds, Path(folder))
-                    print(*(c for c in cells if c.network == network), sep="\n", file=sys.stderr)
+                    found = measure(network, runtimes, threads, batch, args.rounds, Path(folder))
+                    print(*found, sep="\n", file=sys.stderr)
+                    cells += found
     print_table(cells)
     if args.json:
         args.json.write_text(json.dumps([asdict(c) for c in cells], indent=2) + "\n")
