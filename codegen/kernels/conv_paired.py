@@ -26,14 +26,12 @@ NaN and Inf are those of the definition.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from cnnc.codegen.kernels.blocked import BlockedConv, is_blockable
-from cnnc.codegen.kernels.common import (
-    epilogue_cycles,
-    pieces,
-)
+from cnnc.codegen.kernels.clipped import Axis, is_clipped
+from cnnc.codegen.kernels.common import epilogue_cycles, pieces
 from cnnc.codegen.kernels.paired import (
     PairedShape,
     most_pixels,
@@ -42,7 +40,7 @@ from cnnc.codegen.kernels.paired import (
 )
 from cnnc.codegen.kernels.paired_loops import PairedLoops
 from cnnc.codegen.kernels.prologue import convolution, prologue_cycles, prologue_fits
-from cnnc.ir.kernel import Site
+from cnnc.ir.kernel import NO_HALO, Halo, Site
 from cnnc.ir.loops import Program
 from cnnc.ir.op import Array
 from cnnc.ir.ops import Conv2d, PreparedConv2d
@@ -55,13 +53,15 @@ class PairedConv(BlockedConv):
     """Convolution in pairs of products, on a register tile of one output-channel block.
 
     `tile` is (rows, columns) of pixels; `depth` is how many output-channel blocks are computed for
-    a strip of rows at a time: they share the sums of its inputs' products.
+    a strip of rows at a time: they share the sums of its inputs' products. `clipped` multiplies
+    under the taps that lie on the map alone, and wants no border; tiles then have one row.
     """
 
     name: ClassVar[str] = "paired_conv"
     approximate: ClassVar[bool] = True
     tile: tuple[int, int]
     depth: int
+    clipped: bool = False
 
     @classmethod
     def candidates(cls, site: Site) -> Iterable[PairedConv]:
@@ -73,6 +73,12 @@ class PairedConv(BlockedConv):
             depth = _prepared_depth(site, depth)
         if depth:
             yield cls(tile=tile, depth=depth)
+            if is_clipped(site):
+                tile = 1, max(width for _, width, _ in _columns(site, most_pixels(site.target)))
+                yield cls(tile=tile, depth=_depth(site, tile), clipped=True)
+
+    def halo(self, site: Site, operand: int) -> Halo:
+        return NO_HALO if self.clipped else BlockedConv.halo(self, site, operand)
 
     # -- cost --------------------------------------------------------------------------------
 
@@ -81,12 +87,18 @@ class PairedConv(BlockedConv):
         images, out, oh, ow = site.result.dims
         blocks = -(-out // target.lanes)
         strips = -(-oh // self.tile[0])
-        tiles = sum(
-            down * across * shape.tile_cycles(target, height * width)
-            for _, height, down in pieces(oh, self.tile[0])
-            for _, width, across in pieces(ow, self.tile[1])
+        if self.clipped:
+            met = self._clipped_parts(site)
+        else:
+            heights, widths = pieces(oh, self.tile[0]), pieces(ow, self.tile[1])
+            met = [
+                (shape, h, w, down * across) for _, h, down in heights for _, w, across in widths
+            ]
+        tiles = sum(times * part.tile_cycles(target, h * w) for part, h, w, times in met)
+        sums = sum(
+            times * h * w * (0.7 * (part.triples + 2) * part.taps + 12.0)
+            for part, h, w, times in met
         )
-        sums = oh * ow * (0.7 * (shape.triples + 2) * shape.taps + 12.0)
         work = images * (blocks * tiles + sums) + epilogue_cycles(site, target.lanes)
         work += prologue_cycles(site)
         panel = 4 * shape.panel
@@ -96,6 +108,15 @@ class PairedConv(BlockedConv):
         moved = 0.6 * panel * (blocks * repeats + self.depth)
         return work + moved / target.stream_bytes_per_cycle(target.l2_bytes + 1)
 
+    def _clipped_parts(self, site: Site) -> list[tuple[PairedShape, int, int, int]]:
+        """(taps, rows, columns, how many) of the register tiles."""
+        shape, down = PairedShape.of(site), Axis.of(site, 0).runs
+        return [
+            (replace(shape, kh=run.taps, kw=taps), 1, width, run.length * times)
+            for run in down
+            for taps, width, times in _columns(site, self.tile[1])
+        ]
+
     def relative_error(self, site: Site, weight: Array) -> float:
         return pairs_error(weight, site.target.lanes)
 
@@ -103,12 +124,12 @@ class PairedConv(BlockedConv):
 
     def pack_weight(self, site: Site, weight: Array) -> Array:
         """The signs of the lanes, then a panel for each output-channel block."""
-        return pack_weight_pairs(weight, site.target.lanes)
+        return pack_weight_pairs(weight, site.target.lanes, self.clipped)
 
     # -- program -----------------------------------------------------------------------------
 
     def program(self, site: Site) -> Program:
-        return PairedLoops(site, self.tile, self.depth).write()
+        return PairedLoops(site, self.tile, self.depth, self.clipped).write()
 
 
 def _fits(site: Site) -> bool:
@@ -149,6 +170,15 @@ def _prepared_depth(site: Site, depth: int) -> int:
     if depth == blocks or 4 * site.operands[0].elements <= target.l2_bytes:
         return depth
     return blocks if 4 * PairedShape.of(site).panel * blocks <= target.l2_bytes * 3 // 8 else 0
+
+
+def _columns(site: Site, most: int) -> list[tuple[int, int, int]]:
+    """(taps, columns, how many) of register tiles whose windows meet the same taps across."""
+    return [
+        (run.taps, width, times)
+        for run in Axis.of(site, 1).runs
+        for _, width, times in pieces(run.length, most)
+    ]
 
 
 def _tile(site: Site) -> tuple[int, int]:

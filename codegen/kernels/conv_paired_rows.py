@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from cnnc.codegen.kernels.blocked import BlockedConv
+from cnnc.codegen.kernels.clipped import Window
 from cnnc.codegen.kernels.common import (
     View,
     conv_views,
@@ -274,5 +275,5 @@ class _Writer:
             for q in range(acc.shape[2]):
                 done = p.load(self.sums, known + q * stride[1], lanes, stride=0)
                 p.set(acc[0, 0, q], start - done)
-        window = Index(0), r * stride[0], column * stride[1]
+        window = Window(Index(0), r * stride[0], column * stride[1])
         self.pairs.accumulate(acc, window, packed + 2 * lanes, paired=paired)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+from cnnc.codegen.kernels.clipped import Window
 from cnnc.codegen.kernels.common import (
     View,
     abreast,
@@ -124,7 +125,7 @@ class PairedMatMulLoops:
                 first = p.let("first", j * width + start)
                 place = row, slot, first
                 self.copy_rest(place, width)
-                window, copy = (slot, Index(0), first), partial(self.copy, place=place)
+                window, copy = Window(slot, Index(0), first), partial(self.copy, place=place)
                 found = self.pairs.sum_inputs(window, width, squares, copy)
                 p.store(self.sums, slot * self.held + first, found, count=width)
         whole: Value = squares[0]
@@ -184,7 +185,7 @@ class PairedMatMulLoops:
             start = p.bind("start", p.load(weight, packed, lanes))
             with p.unroll("q", rows) as q:
                 p.set(acc[0, 0, q], start)
-        window = slot, Index(0), Index(0)
+        window = Window(slot, Index(0), Index(0))
         far = self.shape.leaves_l1(self.site.target, self.tile)
         behind = packed + 2 * lanes
         self.pairs.accumulate(acc, window, behind, ahead, self.asked, paired, inputs_ahead=far)

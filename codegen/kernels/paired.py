@@ -4,7 +4,7 @@ up to; see `conv_paired`."""
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, product
 
 import numpy as np
 
@@ -31,12 +31,28 @@ class PairedShape:
     lanes: int
     kh: int = 1
     kw: int = 1
+    apart: bool = False  # whether there is a number to start from for each tap
 
     @staticmethod
-    def of(site: Site) -> PairedShape:
+    def of(site: Site, apart: bool = False) -> PairedShape:
         """Those of a convolution's windows."""
         _, channels, kh, kw = site.operands[1].dims
-        return PairedShape(channels, site.target.lanes, kh, kw)
+        return PairedShape(channels, site.target.lanes, kh, kw, apart)
+
+    @property
+    def window(self) -> tuple[int, int]:
+        """Rows and columns of the taps."""
+        return self.kh, self.kw
+
+    @property
+    def starts(self) -> int:
+        """Vectors that a panel begins with, of which sums start: one, or one for each tap."""
+        return self.taps if self.apart else 1
+
+    @property
+    def front(self) -> int:
+        """Elements of a panel before its weights: the starts, and what scales the sums."""
+        return (self.starts + 1) * self.lanes
 
     @property
     def triples(self) -> int:
@@ -94,7 +110,7 @@ class PairedShape:
     @property
     def panel(self) -> int:
         """Elements of the packed weights of one output-channel block."""
-        return (2 + self.channels * self.taps) * self.lanes
+        return self.front + self.channels * self.taps * self.lanes
 
     @property
     def header(self) -> int:
@@ -129,17 +145,25 @@ def pack_signs(lanes: int) -> Array:
     return lane_signs(2 * lanes)
 
 
-def pack_pairs(weight: Array, lanes: int, size: Array | float = 1.0) -> Array:
+def pack_pairs(weight: Array, lanes: int, size: Array | float = 1.0, apart: bool = False) -> Array:
     """[OC, C, kh, kw] as [output-channel block, PairedShape.panel], OC being whole blocks.
 
-    A panel is: where the sums start, what they are scaled by, and the weights in the order of their
-    use. `size` is the inputs' for each output channel, in the sense of the root mean square.
+    A panel is: where the sums start (`apart`: for each tap), what they are scaled by, and the
+    weights in the order of their use. `size` is the inputs' for each output channel, in the sense
+    of the root mean square.
     """
     out, _, kh, kw = weight.shape
     count = out // lanes
     scaled, unscale = scale_weights(weight, size)
     groups, rest = group_channels(scaled, lanes)
-    panels = [-pair_products(groups), unscale]
+    taps = [groups]
+    if apart:
+        taps = [
+            [group[..., i : i + 1, k : k + 1] for group in groups]
+            for i, k in product(range(kh), range(kw))
+        ]
+    starts = np.stack([-pair_products(part) for part in taps])
+    panels = [starts.reshape(len(taps), count, lanes).swapaxes(0, 1), unscale]
     for group in groups:
         signed = group.copy()
         signed[:, :, 1] *= lane_signs(group.shape[3])[:, None, None]
@@ -172,12 +196,13 @@ def emulate_pairs(weight: Array, x: Array, lanes: int, size: Array | float = 1.0
     return found
 
 
-def pack_weight_pairs(weight: Array, lanes: int) -> Array:
-    """The signs of the lanes, then a panel for each block of output channels."""
+def pack_weight_pairs(weight: Array, lanes: int, apart: bool = False) -> Array:
+    """The signs of the lanes, then a panel for each block of output channels (`pack_pairs`)."""
     padded = np.zeros((-(-len(weight) // lanes) * lanes, *weight.shape[1:]), np.float32)
     padded[: len(weight)] = weight
     step = 4 * lanes  # few blocks at a time bound what is copied for it
-    panels = [pack_pairs(padded[i : i + step], lanes) for i in range(0, len(padded), step)]
+    parts = (padded[i : i + step] for i in range(0, len(padded), step))
+    panels = [pack_pairs(part, lanes, apart=apart) for part in parts]
     return np.concatenate([pack_signs(lanes), *(panel.reshape(-1) for panel in panels)])
 
 

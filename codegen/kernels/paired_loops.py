@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 
+from cnnc.codegen.kernels.clipped import Axis, Taps, Window
 from cnnc.codegen.kernels.common import pieces, split, store_scaled, views, zero_halo
 from cnnc.codegen.kernels.paired import TRIPLE, PairedShape
 from cnnc.codegen.kernels.paired_panels import Panels, size_of
@@ -22,7 +24,7 @@ WEIGHTS_TO_INPUTS = 2  # to fetch what another core wrote takes longer than aske
 class PairedLoops:
     """Writes the loop nest; holds what its parts share."""
 
-    def __init__(self, site: Site, tile: tuple[int, int], depth: int) -> None:
+    def __init__(self, site: Site, tile: tuple[int, int], depth: int, clipped: bool) -> None:
         self.site, self.op = site, convolution(site)
         self.pixels, self.depth = tile, depth
         self.p = ProgramBuilder("paired_conv")
@@ -30,7 +32,8 @@ class PairedLoops:
         inputs, self.extras, self.y = views(self.p, site, "x", "weight", "bias", *taken)
         self.x, self.weight = inputs[0], inputs[1]
         self.bias = inputs[2] if len(inputs) > 2 else None
-        self.shape, self.lanes = PairedShape.of(site), site.target.lanes
+        self.shape, self.lanes = PairedShape.of(site, clipped), site.target.lanes
+        self.axes = (Axis.of(site, 0), Axis.of(site, 1)) if clipped else None
         images, out, oh, ow = site.result.dims
         self.far = self.shape.leaves_l1(site.target, tile[0] * ow)
         self.strips, self.parts = -(-oh // tile[0]), -(-out // self.lanes) // depth
@@ -104,10 +107,21 @@ class PairedLoops:
     ) -> None:
         """The rows from `place` on in one output-channel block: in pairs with the weights at
         `panel`, a place in a buffer, else by plain products."""
-        for left, width, times in pieces(self.site.result.dims[3], self.pixels[1]):
+        for left, width, times, met in self.across(self.pixels[1]):
             with self.p.loop("j", 0, times) as j:
                 column = j * width + left
-                self.tile((*place, column), sums + column, height, width, ahead, panel)
+                window = self.window(*place[::2], column, met)
+                self.tile((*place, column), window, sums + column, height, width, ahead, panel)
+
+    def across(self, most: int) -> Iterator[tuple[int, int, int, Taps | None]]:
+        """Covers the columns with pieces of at most that width: (start, width, how many, taps),
+        taps being those that the piece's windows meet, None for all."""
+        if self.axes is None:
+            yield from ((*piece, None) for piece in pieces(self.site.result.dims[3], most))
+            return
+        for run in self.axes[1].runs:
+            for start, width, times in pieces(run.length, most):
+                yield run.start + start, width, times, (run.first, run.last)
 
     def ahead(self, part: Index, strip: Index, g: Index) -> Index:
         """From where on the tiles of a strip ask for weights, `asked` vectors with each three: so
@@ -125,12 +139,17 @@ class PairedLoops:
         step = (strip % height * depth + g - idle + last * idle).max(0).min(most)
         return start + step * asked
 
-    def window(self, image: Index, row: Index, column: Index) -> tuple[Index, Index, Index]:
-        """Where the window of a pixel starts; the halo holds what lies outside the map."""
+    def window(self, image: Index, row: Index, column: Index, met: Taps | None) -> Window:
+        """Where the window of a pixel starts; the halo holds what lies outside the map, unless
+        only taps on the map count, of which those across are given."""
         if self.prologue is not None:
             return self.prologue.window(row, column)
         (down, across), (top, left) = self.op.stride, self.op.pad[:2]
-        return image, row * down - top, column * across - left
+        rows = None
+        if self.axes is not None:
+            first, last = self.axes[0].met(row)
+            rows = self.p.let("first", first), self.p.let("last", last)
+        return Window(image, row * down - top, column * across - left, rows, met)
 
     def sum_up(self, image: Index, row: Index, height: int, sums: Index) -> Value:
         """For each pixel of a strip the products of its window's paired inputs, summed.
@@ -140,10 +159,10 @@ class PairedLoops:
         p, shape, ow = self.p, self.shape, self.site.result.dims[3]
         squares = p.tile("squares", (shape.summed,), self.lanes)
         with p.loop("r", 0, height) as r:
-            for start, width, times in pieces(ow, shape.summed):
+            for start, width, times, met in self.across(shape.summed):
                 with p.loop("j", 0, times) as j:
                     column = p.let("column", j * width + start)
-                    window = self.window(image, row + r, column)
+                    window = self.window(image, row + r, column, met)
                     prepare = None
                     if self.prologue is not None:
                         self.prologue.write(shape.triples * TRIPLE, r, column, width)
@@ -159,6 +178,7 @@ class PairedLoops:
     def tile(
         self,
         place: tuple[Index, Index, Index, Index],
+        window: Window,
         sums: Index,
         height: int,
         width: int,
@@ -174,18 +194,28 @@ class PairedLoops:
         buffer, packed = panel or usual
         acc = p.tile("acc", (1, height, width), lanes)
         if panel:
-            start = p.bind("start", p.load(buffer, packed, lanes))
+            start = self.start(buffer, packed, window)
             with p.unroll("r", height) as r, p.unroll("q", width) as q:
                 p.set(acc[0, r, q], start)
-        window = self.window(image, row, column)
         pairs = replace(self.pairs, panels=buffer)
-        behind, asked, paired = packed + 2 * lanes, self.asked, panel is not None
+        behind, asked, paired = packed + self.shape.front, self.asked, panel is not None
         pairs.accumulate(acc, window, behind, ahead, asked, paired, inputs_ahead=self.far)
         if panel:
             # Last, for these subtractions run beside the multiply-adds that scale the sums.
             with p.unroll("r", height) as r, p.unroll("q", width) as q:
                 known = p.load(self.sums, sums + (r * ow + q), lanes, stride=0)
                 p.set(acc[0, r, q], acc[0, r, q] - known)
-        scale = p.bind("scale", p.load(buffer, packed + lanes, lanes))
+        scale = p.bind("scale", p.load(buffer, packed + self.shape.starts * lanes, lanes))
         stored = self.bias, self.extras, self.y
         store_scaled(p, self.site, acc, scale, stored, (image, block, row, column))
+
+    def start(self, buffer: str, packed: Index, window: Window) -> Value:
+        """What the sums of a panel start with, under the taps that count."""
+        p, lanes = self.p, self.lanes
+        if not self.shape.apart:
+            return p.bind("start", p.load(buffer, packed, lanes))
+        total = p.tile("start", (1,), lanes)
+        with window.taps(p, self.shape.window) as (i, k):
+            at = packed + (i * self.shape.kw + k) * lanes
+            p.set(total[0], total[0] + p.load(buffer, at, lanes))
+        return total[0]

@@ -70,5 +70,6 @@ class Panels:
             at = p.let("at", g * panel + v * lanes)
             p.store(self.scaled, at, p.load(self.weight, start + at, lanes) * factor)
         with p.loop("g", 0, self.depth) as g:
-            for at, by in ((g * panel, factor * factor), (g * panel + lanes, back)):
+            for v in range(self.shape.starts + 1):
+                at, by = g * panel + v * lanes, back if v == self.shape.starts else factor * factor
                 p.store(self.scaled, at, p.load(self.weight, start + at, lanes) * by)

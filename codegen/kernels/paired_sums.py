@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 
+from cnnc.codegen.kernels.clipped import Window
 from cnnc.codegen.kernels.common import View, multiply_add, sum_lanes
 from cnnc.codegen.kernels.paired import TRIPLE, PairedShape
 from cnnc.ir.loops import Constant, Index, ProgramBuilder, TileRef, Value, fma
@@ -19,7 +20,7 @@ class PairedSums:
 
     `weight` is asked for ahead; it is read, too, unless the same panels are at another place, in
     `panels`. `pitches` is the distance between the windows of neighbouring pixels, down and across;
-    a window is given by its image, row and column, which may lie in the halo.
+    a window may start in the halo.
     """
 
     p: ProgramBuilder
@@ -37,7 +38,7 @@ class PairedSums:
 
     def sum_inputs(
         self,
-        window: tuple[Index, Index, Index],
+        window: Window,
         width: int,
         squares: TileRef | None = None,
         prepare: Callable[[Index], Callable[[Index], Value]] | None = None,
@@ -52,7 +53,7 @@ class PairedSums:
         signs = p.bind("signs", p.load(self.weight, 0, shape.lanes))
         total = p.tile("total", (width,), shape.lanes)
         with p.loop("c", 0, shape.triples) as c:
-            with p.loop("i", 0, shape.kh) as i, p.loop("k", 0, shape.kw) as k:
+            with window.taps(p, shape.window) as (i, k):
                 at = self.origin(c * TRIPLE, window, i, k)
                 if prepare is not None:
                     takes = [prepare(c * TRIPLE + run) for run in range(TRIPLE)]
@@ -66,13 +67,11 @@ class PairedSums:
             p.set(total[q], total[q] * signs)
         return sum_lanes(p, [total[q] for q in range(width)])
 
-    def _sum_rest(
-        self, total: TileRef, squares: TileRef | None, window: tuple[Index, Index, Index]
-    ) -> None:
+    def _sum_rest(self, total: TileRef, squares: TileRef | None, window: Window) -> None:
         """Adds, lane by lane, the products of the pairs behind the triples of blocks."""
         p, third = self.p, self.shape.third
         if third:
-            with p.loop("i", 0, self.shape.kh) as i, p.loop("k", 0, self.shape.kw) as k:
+            with window.taps(p, self.shape.window) as (i, k):
                 takes = [self._take(self.rest(n, window, i, k), third) for n in (0, third)]
                 self._multiply_inputs(takes, total, squares)
 
@@ -102,7 +101,7 @@ class PairedSums:
     def accumulate(
         self,
         acc: TileRef,
-        window: tuple[Index, Index, Index],
+        window: Window,
         packed: Index,
         ahead: Index | None = None,
         asked: int = 1,
@@ -123,7 +122,7 @@ class PairedSums:
         step = TRIPLE * lanes  # weights of a lane of a triple
         self._accumulate_singles(acc, window, packed + shape.steps * step)
         with p.loop("c", 0, shape.triples) as c:
-            with p.loop("i", 0, shape.kh) as i, p.loop("k", 0, shape.kw) as k:
+            with window.taps(p, shape.window) as (i, k):
                 tap = (c * shape.kh + i) * shape.kw + k
                 origin = self.origin(c * TRIPLE, window, i, k)
                 with p.loop("s", 0, lanes // UNROLLED) as s:
@@ -143,16 +142,14 @@ class PairedSums:
         there = None if ahead is None else ahead + done * asked * lanes
         self._accumulate_rest(acc, window, packed + done * step, there, asked)
 
-    def _accumulate_singles(
-        self, acc: TileRef, window: tuple[Index, Index, Index], packed: Index
-    ) -> None:
+    def _accumulate_singles(self, acc: TileRef, window: Window, packed: Index) -> None:
         """The one or two channels that are in no three into the tile: before the others, for at
         the end they would stand beside more multiply-adds, and here they run beside additions."""
         p, shape = self.p, self.shape
         singles = shape.channels % TRIPLE
         if not singles:
             return
-        with p.loop("i", 0, shape.kh) as i, p.loop("k", 0, shape.kw) as k:
+        with window.taps(p, shape.window) as (i, k):
             for single in range(singles):
                 at = packed + ((i * shape.kw + k) * singles + single) * shape.lanes
                 self._single(acc, at, self.rest(TRIPLE * shape.third + single, window, i, k))
@@ -164,7 +161,7 @@ class PairedSums:
     def _next_inputs(
         self,
         acc: TileRef,
-        window: tuple[Index, Index, Index],
+        window: Window,
         place: tuple[Index, Index, Index],
         step: Index,
         steps: int,
@@ -185,7 +182,7 @@ class PairedSums:
     def _accumulate_rest(
         self,
         acc: TileRef,
-        window: tuple[Index, Index, Index],
+        window: Window,
         packed: Index,
         ahead: Index | None,
         asked: int,
@@ -194,7 +191,7 @@ class PairedSums:
         p, shape, lanes = self.p, self.shape, self.shape.lanes
         third = shape.third
         advance = 1 if self.x.block > 1 else self.x.pitch(1)
-        with p.loop("i", 0, shape.kh) as i, p.loop("k", 0, shape.kw) as k:
+        with window.taps(p, shape.window) as (i, k):
             tap = i * shape.kw + k
             for first, count in shape.stretches:
                 starts = [self.rest(run * third + first, window, i, k) for run in range(TRIPLE)]
@@ -216,17 +213,17 @@ class PairedSums:
         for u in range(2 * looped, count):
             yield Index.of(u), (first + u) % 2 == 1
 
-    def rest(self, place: int, window: tuple[Index, Index, Index], i: Index, k: Index) -> Index:
+    def rest(self, place: int, window: Window, i: Index, k: Index) -> Index:
         """Where a channel behind the triples of blocks lies under a tap; `place` is that in the
         order of their use."""
         block, lane = divmod(self.shape.order[place], self.x.block)
         block += self.shape.triples * TRIPLE
         return self.origin(Index.of(block), window, i, k) + lane
 
-    def origin(self, block: Index, window: tuple[Index, Index, Index], i: Index, k: Index) -> Index:
+    def origin(self, block: Index, window: Window, i: Index, k: Index) -> Index:
         """Where a block of input channels lies under a tap of the tile's first pixel."""
-        image, row, column = window
-        return self.x.at(image, block, row + i * self.dilation[0], column + k * self.dilation[1])
+        row, column = window.row + i * self.dilation[0], window.column + k * self.dilation[1]
+        return self.x.at(window.image, block, row, column)
 
     def _triple(self, acc: TileRef, packed: Index, sources: Sequence[Index], minus: bool) -> None:
         """Three channels into the tile: two as a pair, taken with the opposite sign if `minus`:
@@ -246,52 +243,58 @@ class PairedSums:
         """One channel into the tile."""
         multiply_add(self.p, acc, self.read, packed, self.x.buffer, source, self.pitches)
 
-    def _accumulate_plain(
-        self, acc: TileRef, window: tuple[Index, Index, Index], packed: Index
-    ) -> None:
+    def _accumulate_plain(self, acc: TileRef, window: Window, packed: Index) -> None:
         """Adds everything to the tile, as the definition has it.
 
         That is rarely run, so its code is short: one channel at a time in the order of the weights,
         by tables of where the channels lie and of the signs that their weights got for pairs.
         """
-        p, shape, lanes = self.p, self.shape, self.shape.lanes
-        taps = list(product(range(shape.kh), range(shape.kw)))
+        p, shape, lanes, third = self.p, self.shape, self.shape.lanes, self.shape.third
         whole = [
-            (self._offset(run, lane, tap), -1.0 if run == 1 and lane % 2 else 1.0)
-            for tap in taps
+            (run * self.x.pitch(1) + lane, -1.0 if run == 1 and lane % 2 else 1.0)
             for lane, run in product(range(lanes), range(TRIPLE))
         ]
         with p.loop("c", 0, shape.triples) as c:
-            origin = self.origin(c * TRIPLE, window, Index(0), Index(0))
-            self._add_listed(acc, packed + c * (len(whole) * lanes), origin, whole)
+            self._add_taps(acc, window, (c * TRIPLE, c * shape.taps * len(whole), packed), whole)
         rest = [
-            (self._rest_offset(run * shape.third + u, tap), -1.0 if run == 1 and u % 2 else 1.0)
-            for tap in taps
-            for u, run in product(range(shape.third), range(TRIPLE))
+            (self._rest_offset(run * third + u), -1.0 if run == 1 and u % 2 else 1.0)
+            for u, run in product(range(third), range(TRIPLE))
         ]
-        singles = range(TRIPLE * shape.third, len(shape.order))
-        rest += [(self._rest_offset(place, tap), 1.0) for tap in taps for place in singles]
-        origin = self.origin(Index(shape.triples * TRIPLE), window, Index(0), Index(0))
-        behind = packed + shape.triples * (len(whole) * lanes)
-        self._add_listed(acc, behind, origin, rest)
+        singles = range(TRIPLE * third, len(shape.order))
+        block, done = Index(shape.triples * TRIPLE), shape.triples * shape.taps * len(whole)
+        self._add_taps(acc, window, (block, Index(done), packed), rest)
+        done += shape.taps * len(rest)
+        single = [(self._rest_offset(place), 1.0) for place in singles]
+        self._add_taps(acc, window, (block, Index(done), packed), single)
 
-    def _offset(self, block: int, lane: int, tap: tuple[int, int]) -> int:
-        """How far a lane of a block lies behind the window's start, under a tap."""
-        down, across = (t * d for t, d in zip(tap, self.dilation, strict=True))
-        x = self.x
-        return block * x.pitch(1) + down * x.pitch(2) + across * x.pitch(3) + lane
+    def _rest_offset(self, place: int) -> int:
+        """How far a channel behind the triples of blocks lies behind these, by its place in their
+        order."""
+        block, lane = divmod(self.shape.order[place], self.x.block)
+        return block * self.x.pitch(1) + lane
 
-    def _rest_offset(self, place: int, tap: tuple[int, int]) -> int:
-        """The same for a channel behind the triples of blocks, by its place in their order."""
-        return self._offset(*divmod(self.shape.order[place], self.x.block), tap)
+    def _add_taps(
+        self,
+        acc: TileRef,
+        window: Window,
+        place: tuple[Index, Index, Index],
+        listed: Sequence[tuple[int, float]],
+    ) -> None:
+        """Adds channels under all taps: those that `listed` has from a block on, whose weights are
+        so many vectors behind `packed`, the last of `place`."""
+        (block, first, packed), shape = place, self.shape
+        if not listed:
+            return
+        with window.taps(self.p, shape.window) as (i, k):
+            tap = first + (i * shape.kw + k) * len(listed)
+            origin = self.origin(block, window, i, k)
+            self._add_listed(acc, packed + tap * shape.lanes, origin, listed)
 
     def _add_listed(
         self, acc: TileRef, packed: Index, origin: Index, listed: Sequence[tuple[int, float]]
     ) -> None:
         """Adds channels one after the other, each by its offset from `origin` and its sign."""
         p, lanes, (down, across) = self.p, self.shape.lanes, self.pitches
-        if not listed:
-            return
         offset = p.lookup("offsets", [offset for offset, _ in listed])
         signs = p.table("signs", [sign for _, sign in listed])
         with p.loop("k", 0, len(listed)) as k:

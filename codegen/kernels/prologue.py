@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+from cnnc.codegen.kernels.clipped import Window
 from cnnc.codegen.kernels.common import View, constant_view, run_steps, steps_work
 from cnnc.codegen.scalar import SCALAR
 from cnnc.ir.kernel import Site
@@ -85,9 +86,9 @@ class Prologue:
         """Says which strip it is about: its first row, and its place among those that are kept."""
         self.image, self.row, self.slot = image, row, slot
 
-    def window(self, row: Index, column: Index) -> tuple[Index, Index, Index]:
+    def window(self, row: Index, column: Index) -> Window:
         """Where a pixel of the strip is in `prepared`."""
-        return self.slot, row - self.row, column
+        return Window(self.slot, row - self.row, column)
 
     def write(self, first: int, r: Index, column: Index, width: int) -> None:
         """Prepares neighbouring pixels of the strip, from a block on."""

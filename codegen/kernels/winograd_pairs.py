@@ -18,6 +18,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from cnnc.codegen.kernels.clipped import Window
 from cnnc.codegen.kernels.common import View, pieces
 from cnnc.codegen.kernels.paired import (
     TRIPLE,
@@ -205,9 +206,9 @@ class PairedProducts:
     def _sum(self, point: Index, chunk: int, tile: Index) -> Index:
         return (point * len(self.chunks) + chunk) * self.block + tile
 
-    def _window(self, point: Index, chunk: int, tile: Index) -> tuple[Index, Index, Index]:
+    def _window(self, point: Index, chunk: int, tile: Index) -> Window:
         """A tile of a chunk of a point, as if all these were neighbours in a row."""
         blocks = -(-self.channels // self.lanes)
         before = sum(shape.channels for shape in self.chunks[:chunk]) // self.lanes
         at = point * (blocks * self.block | 1) + before * self.block + tile
-        return Index(0), Index(0), at
+        return Window(Index(0), Index(0), at)

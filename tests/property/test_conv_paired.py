@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ import cnnc
 from cnnc.codegen.emit import emit_function
 from cnnc.codegen.host import named_target, native_target
 from cnnc.codegen.interpret import interpret
+from cnnc.codegen.kernels.clipped import Axis
 from cnnc.codegen.kernels.common import abreast
 from cnnc.codegen.kernels.conv_paired import PairedConv
 from cnnc.codegen.kernels.paired import SPAN, TRIPLE, PairedShape
@@ -52,8 +54,8 @@ def layer(op: Conv2d, *arrays: Array) -> Site:
 
 
 def only(site: Site) -> PairedConv:
-    """The only candidate."""
-    (kernel,) = PairedConv.candidates(site)
+    """The only candidate that reads a border."""
+    (kernel,) = [k for k in PairedConv.candidates(site) if not k.clipped]
     return kernel
 
 
@@ -359,3 +361,78 @@ def test_inputs_are_judged_anew_for_each_image_on_any_number_of_threads() -> Non
             assert np.array_equal(model(images), found)
         for i in range(4):
             assert np.array_equal(model(images[i : i + 1]), found[i : i + 1])
+
+
+# -- windows that lie outside of the map in part --------------------------------------------------
+
+
+def clipped(site: Site) -> PairedConv:
+    (kernel,) = [k for k in PairedConv.candidates(site) if k.clipped]
+    return kernel
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    size=st.tuples(st.integers(1, 20), st.integers(1, 34)),
+    taps=st.tuples(st.integers(1, 3), st.integers(2, 4)),
+    stride=st.tuples(st.integers(1, 2), st.integers(1, 2)),
+    dilation=st.tuples(st.integers(1, 25), st.integers(2, 25)),
+    channels=st.sampled_from([TARGET.lanes, BLOCKS, CHANNELS]),
+    scale=st.sampled_from([1e-3, 1.0, np.inf]),
+    bordered=st.booleans(),
+)
+def test_taps_in_the_border_are_left_out(
+    size: tuple[int, int],
+    taps: tuple[int, int],
+    stride: tuple[int, int],
+    dilation: tuple[int, int],
+    channels: int,
+    scale: float,
+    bordered: bool,
+) -> None:
+    down, across = (d * (k - 1) for d, k in zip(dilation, taps, strict=True))
+    pad = (down, (across + 1) // 2, down // 2, across)
+    op = Conv2d(stride=stride, dilation=dilation, pad=pad)
+    x, w, b = numbers(1, 2, channels, *size), numbers(2, 20, channels, *taps), numbers(3, 20)
+    if np.isinf(scale):  # some strips are multiplied as usual
+        x[0, 3, size[0] // 2, size[1] // 2] = scale
+    else:
+        x *= np.float32(scale)
+    site = layer(op, x, w, b)
+    halo = (1, 2, 0, 1) if bordered else NO_HALO
+    found = run_native(clipped(site), site, [x, w, b], halo=halo, spare=1)
+    assert_close(found, op.evaluate(x, w, b))
+
+
+def test_the_interpreter_agrees_on_clipped_windows() -> None:
+    op = Conv2d(pad=(4, 3, 4, 3), dilation=(4, 3))
+    arrays = [numbers(1, 1, BLOCKS + 5, 6, 7), numbers(2, 5, BLOCKS + 5, 3, 3), numbers(3, 5)]
+    site = layer(op, *arrays)
+    kernel = clipped(site)
+    assert_close(run_native(kernel, site, arrays), run_interpreted(kernel, site, arrays), 1e-5)
+
+
+def test_wide_windows_are_clipped_where_that_is_less_work() -> None:
+    def chosen(side: int, dilation: int) -> PairedConv:
+        op = Conv2d(pad=(dilation,) * 4, dilation=(dilation,) * 2)
+        arrays = [numbers(1, 1, BLOCKS, side, side), numbers(2, 64, BLOCKS, 3, 3)]
+        site = layer(op, *arrays)
+        return min(PairedConv.candidates(site), key=lambda kernel: kernel.cycles(site))
+
+    assert chosen(33, 24).clipped and chosen(14, 12).clipped
+    assert not chosen(56, 2).clipped
+
+
+@pytest.mark.parametrize("dilation", [1, 2, 5, 9, 24])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("before", [0, 3, 24])
+def test_runs_of_results_meet_the_same_taps(dilation: int, stride: int, before: int) -> None:
+    axis = Axis(9, 12, 4, stride, dilation, before)
+    runs = axis.runs
+    met = [set(range(run.first, run.last)) for run in runs for _ in range(run.length)]
+    starts = [at * stride - before for at in range(axis.results)]
+    assert met == [{k for k in range(4) if 0 <= s + k * dilation < 9} for s in starts]
+    assert [run.start for run in runs] == [
+        sum(r.length for r in runs[:i]) for i in range(len(runs))
+    ]
+    assert all(a[2:] != b[2:] for a, b in pairwise(runs))
