@@ -198,12 +198,16 @@ def emulate_pairs(weight: Array, x: Array, lanes: int, size: Array | float = 1.0
 
 def pack_weight_pairs(weight: Array, lanes: int, apart: bool = False) -> Array:
     """The signs of the lanes, then a panel for each block of output channels (`pack_pairs`)."""
-    padded = np.zeros((-(-len(weight) // lanes) * lanes, *weight.shape[1:]), np.float32)
-    padded[: len(weight)] = weight
-    step = 4 * lanes  # few blocks at a time bound what is copied for it
-    parts = (padded[i : i + step] for i in range(0, len(padded), step))
-    panels = [pack_pairs(part, lanes, apart=apart) for part in parts]
-    return np.concatenate([pack_signs(lanes), *(panel.reshape(-1) for panel in panels)])
+    shape, step = PairedShape(weight.shape[1], lanes, *weight.shape[2:], apart), 4 * lanes
+    packed = np.empty(shape.header + -(-len(weight) // lanes) * shape.panel, np.float32)
+    packed[: shape.header] = pack_signs(lanes)
+    panels = packed[shape.header :].reshape(-1, shape.panel)
+    for i in range(0, len(weight), step):  # few blocks at a time stay in the caches
+        part = weight[i : i + step]
+        if len(part) % lanes:
+            part = np.pad(part, [(0, -len(part) % lanes), *[(0, 0)] * 3])
+        panels[i // lanes : -(-(i + len(part)) // lanes)] = pack_pairs(part, lanes, apart=apart)
+    return packed
 
 
 def pairs_error(weight: Array, lanes: int) -> float:
@@ -262,6 +266,7 @@ def pair_products(groups: list[Array]) -> Array:
     total = np.zeros(groups[0].shape[:-5])
     for group in groups:
         one, other = group[..., 0, :, :, :].astype(np.float64), group[..., 1, :, :, :]
-        signs = lane_signs(group.shape[-3]).astype(np.float64)
-        total += np.einsum("...tlhw,l->...", one * other, signs)
+        products = one * other
+        signs = np.broadcast_to(lane_signs(group.shape[-3])[:, None, None], products.shape[-4:])
+        total += products.reshape(*total.shape, -1) @ signs.reshape(-1).astype(np.float64)
     return total
