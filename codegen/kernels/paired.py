@@ -198,7 +198,8 @@ def emulate_pairs(weight: Array, x: Array, lanes: int, size: Array | float = 1.0
 
 def pack_weight_pairs(weight: Array, lanes: int, apart: bool = False) -> Array:
     """The signs of the lanes, then a panel for each block of output channels (`pack_pairs`)."""
-    shape, step = PairedShape(weight.shape[1], lanes, *weight.shape[2:], apart), 4 * lanes
+    _, channels, kh, kw = weight.shape
+    shape, step = PairedShape(channels, lanes, kh, kw, apart), 4 * lanes
     packed = np.empty(shape.header + -(-len(weight) // lanes) * shape.panel, np.float32)
     packed[: shape.header] = pack_signs(lanes)
     panels = packed[shape.header :].reshape(-1, shape.panel)
