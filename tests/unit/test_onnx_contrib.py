@@ -139,6 +139,21 @@ FLOATS: dict[str, Case] = {
     ),
     "matmul": (fused("FusedMatMul", "x z", alpha=0.5, transB=1), {"x": A, "z": C}, {}),
     "matmul_a": (fused("FusedMatMul", "x z", transA=1), {"x": A, "z": C}, {}),
+    "matmul_batches": (
+        fused("FusedMatMul", "x z", transBatchA=1, transB=1),
+        {"x": floats(2, 3, 4, 8), "z": floats(3, 4, 5, 8)},
+        {},
+    ),
+    "matmul_both": (
+        fused("FusedMatMul", "x z", transBatchA=1, transA=1, transBatchB=1),
+        {"x": floats(8, 4, 3), "z": floats(8, 4, 5)},
+        {},
+    ),
+    "rms": (
+        node("SimplifiedLayerNormalization", "x g", "y", axis=-1, epsilon=1e-3),
+        {"x": A},
+        {"g": floats(8)},
+    ),
     "gelu": (fused("Gelu", "x"), {"x": A}, {}),
     "bias_gelu": (fused("BiasGelu", "x b"), {"x": A}, {"b": floats(8)}),
     "fast_gelu": (fused("FastGelu", "x b"), {"x": A}, {"b": floats(8)}),

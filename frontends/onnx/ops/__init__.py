@@ -223,6 +223,7 @@ CONVERTERS: dict[str, Converter] = {
     "Shrink": elementwise.shrink,
     "Sigmoid": simple(Sigmoid()),
     "Sign": simple(Sign()),
+    "SimplifiedLayerNormalization": normalize.rms_normalization,  # of ONNX Runtime
     "Sin": simple(Sin()),
     "Sinh": simple(Sinh()),
     "Slice": moves.slice_,

@@ -9,7 +9,19 @@ from cnnc.frontends.onnx.ops.elementwise import sigmoid_line, swish_of
 from cnnc.frontends.onnx.ops.linear import conv, gemm
 from cnnc.frontends.onnx.ops.normalize import SCALED
 from cnnc.ir.op import Op
-from cnnc.ir.ops import Add, Clip, Gelu, LeakyRelu, MatMul, Mul, Normalize, Relu, Sigmoid, Tanh
+from cnnc.ir.ops import (
+    Add,
+    Clip,
+    Gelu,
+    LeakyRelu,
+    MatMul,
+    Mul,
+    Normalize,
+    Relu,
+    Sigmoid,
+    Tanh,
+    Transpose,
+)
 
 _PLAIN: dict[str, Op] = {"Relu": Relu(), "Sigmoid": Sigmoid(), "Tanh": Tanh()}
 
@@ -48,14 +60,17 @@ def _activated(call: Call, x: str, kind: str, given: Sequence[float]) -> str:
 
 
 def fused_matmul(call: Call) -> None:
-    """FusedMatMul: alpha * A' @ B'."""
-    call.want("transBatchA", 0)
-    call.want("transBatchB", 0)
-    ranks = [len(call.shape(i)) for i in (0, 1)]
-    if min(ranks) < 2:
-        raise Unsupported(f"operands of rank {ranks[0]} and {ranks[1]}")
+    """FusedMatMul: alpha * A' @ B'; the first axis may come before the batch's."""
+    operands = []
+    for index, flag in enumerate(("transBatchA", "transBatchB")):
+        x, rank = call.operand(index), len(call.shape(index))
+        if rank < 2:
+            raise Unsupported(f"input {index} has rank {rank}, less than 2")
+        if call.flag(flag):
+            x = call.add(Transpose(perm=(*range(1, rank - 1), 0, rank - 1)), x)
+        operands.append(x)
     op = MatMul(transpose_a=call.flag("transA"), transpose_b=call.flag("transB"))
-    alpha, y = call.real("alpha", 1.0), call.add(op, call.operand(0), call.operand(1))
+    alpha, y = call.real("alpha", 1.0), call.add(op, *operands)
     call.alias(y if alpha == 1 else call.add(Mul(), y, call.scalar("alpha", alpha, y)))
 
 
