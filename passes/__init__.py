@@ -23,12 +23,14 @@ from cnnc.passes.simplify_moves import SimplifyMoves
 from cnnc.passes.slice_volumes import SliceVolumes
 from cnnc.passes.split_transposed import SplitTransposed
 from cnnc.passes.trim_windows import TrimWindows
+from cnnc.passes.unpack_quantised import UnpackQuantised
 
 PASSES: dict[str, type[Pass]] = {
     step.name: step
     for step in (
         RemoveDead,
         FoldConstants,
+        UnpackQuantised,
         SimplifyMoves,
         ShuffleChannels,
         RemoveIdentities,
@@ -55,9 +57,9 @@ PASSES: dict[str, type[Pass]] = {
 # A pipeline may name other pipelines. Batch norm comes before padding: what stands between a pad
 # and its convolution may go away.
 PIPELINES: dict[str, str] = {
-    "portable": "remove-dead,fold-constants,simplify-moves,shuffle-channels,remove-identities,"
-    "recognise-activations,recognise-norms,merge-branches,fold-batch-norm,fold-pad,trim-windows,"
-    "postpone-upsampling,fuse-epilogue,fuse-elementwise",
+    "portable": "remove-dead,fold-constants,unpack-quantised,simplify-moves,shuffle-channels,"
+    "remove-identities,recognise-activations,recognise-norms,merge-branches,fold-batch-norm,"
+    "fold-pad,trim-windows,postpone-upsampling,fuse-epilogue,fuse-elementwise",
     "planned": "slice-volumes,split-transposed,fuse-max-pool,merge-siblings,fuse-prologue,"
     "choose-kernels,group-images,plan-memory",
     "default": "portable,planned",

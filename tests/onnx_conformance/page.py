@@ -17,7 +17,7 @@ from onnx.defs import get_all_schemas_with_history
 from onnx_conformance.skips import Skips
 from onnx_conformance.suite import KINDS, Case, load_cases, run
 
-from cnnc.frontends.onnx.ops import CONVERTERS, FOLDERS
+from cnnc.frontends.onnx.ops import CONTRIB, CONVERTERS, FOLDERS
 from cnnc.frontends.onnx.proto import OLDEST
 
 PATH = Path(__file__).parents[2] / "docs" / "operators.md"
@@ -44,6 +44,11 @@ _TAIL = """
 {missing}.
 
 Of an `If` the branch that is taken is compiled, so its condition must be known by then.
+
+## Of ONNX Runtime's own domain
+
+Models that ONNX Runtime optimised (up to `ORT_ENABLE_EXTENDED`) or quantised have operators of the
+domain com.microsoft. These are supported: {contrib}.
 """
 
 
@@ -114,7 +119,12 @@ def page(cases: Sequence[Case], skips: Skips, runs: Mapping[str, str]) -> str:
     head = _HEAD.format(oldest=OLDEST, all=len(cases), passed=passed)
     body = "\n".join(row.text(runs.get(row.operator, "-")) for row in table)
     missing = sorted(versions().keys() - {row.operator for row in table} - {"If"})
-    return head + body + "\n" + _TAIL.format(missing=", ".join(missing))
+    return (
+        head
+        + body
+        + "\n"
+        + _TAIL.format(missing=", ".join(missing), contrib=", ".join(sorted(CONTRIB)))
+    )
 
 
 def runs_of(row: Row) -> str:
