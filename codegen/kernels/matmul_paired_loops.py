@@ -12,11 +12,12 @@ from cnnc.codegen.kernels.common import (
     load_bias,
     pieces,
     store_result,
+    sum_lanes,
     views,
 )
 from cnnc.codegen.kernels.matmul import MatMulShape
 from cnnc.codegen.kernels.paired import TRIPLE, PairedShape
-from cnnc.codegen.kernels.paired_panels import size_of
+from cnnc.codegen.kernels.paired_panels import PLAIN, SMALLEST, size_of
 from cnnc.codegen.kernels.paired_sums import PairedSums
 from cnnc.codegen.kernels.rows import Part, Walk, cut, within
 from cnnc.ir.kernel import Site
@@ -73,7 +74,8 @@ class PairedMatMulLoops:
         self.pairs = PairedSums(p, self.shape, self.copied, self.weight.buffer, pitches)
         self.held = -(-tile // lanes) * lanes  # sums of a strip's inputs
         self.sums = p.scratch("sums", kept * self.held)
-        self.sizes = p.scratch("sizes", kept, kept=True)  # 0: not known
+        self.sizes = p.scratch("sizes", kept * self.held)  # what results are scaled by
+        self.known = p.scratch("known", kept, kept=True)  # 1 or `PLAIN` for strips, 0: nothing
 
     def write(self) -> Program:
         """The whole program."""
@@ -90,13 +92,10 @@ class PairedMatMulLoops:
         row = p.let("row", rows.at(strip))
         known = Index(0)
         if self.keeps:
-            known = p.flag("known", apply("abs", p.load(self.sizes, slot, 1)))
+            known = p.flag("known", apply("abs", p.load(self.known, slot, 1)))
         with p.when(known, 0, 1):
-            size = self.sum_up(row, slot, rows.length)
-            p.store(self.sizes, slot, size)
-            with p.when(p.flag("other", size * apply("abs", size - 1.0)), 1, 2):
-                self.rescale(slot)
-        sized = p.flag("sized", p.load(self.sizes, slot, 1))
+            self.sum_up(row, slot, rows.length)
+        sized = p.flag("sized", p.load(self.known, slot, 1))
         with p.loop("g", 0, self.depth) as g:
             block = p.let("block", part * self.depth + g)
             ahead = p.let("ahead", self.ahead(part, strip, g))
@@ -113,46 +112,61 @@ class PairedMatMulLoops:
         step = (strip * self.depth + g - (count - asking) * self.depth).max(0)
         return (part + 1) * (self.depth * self.shape.panel) + step * asked
 
-    def sum_up(self, row: Index, slot: Index, rows: int) -> Value:
-        """Copies a strip, and sums the products of paired inputs for each of its rows.
+    def sum_up(self, row: Index, slot: Index, rows: int) -> None:
+        """Copies a strip, sums the products of paired inputs for each of its rows, and finds the
+        size of these.
 
-        Returns the size of these inputs as `size_of` gives it.
+        Each row has its own, so that its result does not depend on which others are in the strip:
+        other images may be. Only what pairs cannot take at all makes plain products of the strip.
         """
-        p, shape = self.p, self.shape
-        squares = p.tile("squares", (shape.summed,), self.lanes)
+        p, shape, lanes = self.p, self.shape, self.lanes
+        plain, other = p.tile("plain", (), lanes)[()], p.tile("other", (), lanes)[()]  # if > 0
+        per_row = 2 * (shape.triples * lanes + shape.third)
         for start, width, times in pieces(rows, shape.summed):
             with p.loop("j", 0, times) as j:
                 first = p.let("first", j * width + start)
-                place = row, slot, first
-                self.copy_rest(place, width)
-                window, copy = Window(slot, Index(0), first), partial(self.copy, place=place)
+                place, sums = (row, slot, first), p.tile("magnitudes", (width,), lanes)
+                self.copy_rest(place, sums)
+                window = Window(slot, Index(0), first)
+                copy = partial(self.copy, place=place, sums=sums)
+                squares = p.tile("squares", (width,), lanes)
                 found = self.pairs.sum_inputs(window, width, squares, copy)
-                p.store(self.sums, slot * self.held + first, found, count=width)
-        whole: Value = squares[0]
-        for q in range(1, shape.summed):
-            whole = whole + squares[q]
-        count = rows * 2 * (shape.triples * self.lanes + shape.third)
-        return p.bind("size", size_of(p.bind("mean", Reduce(1, "add", whole) * (1.0 / count))))
+                at = slot * self.held + first
+                p.store(self.sums, at, found, count=width)
+                mean = p.bind("mean", sum_lanes(p, [squares[q] for q in range(width)]) / per_row)
+                # Of zeros the result is zero, without what rounding leaves of terms that cancel.
+                whole = p.bind("whole", sum_lanes(p, [sums[q] for q in range(width)]))
+                size = p.bind("size", apply("equal", whole, 0.0, 0.0, size_of(mean)))
+                p.store(self.sizes, at, size, count=width)
+                p.set(plain, apply("max", -size, plain))
+                p.set(other, apply("max", apply("abs", size - 1.0), other))
+        some = p.bind("some", Reduce(1, "maximum", plain))
+        p.store(self.known, slot, apply("less", 0.0, some, PLAIN, 1.0))
+        with p.when(p.flag("plain", some), 0, 1):
+            with p.when(p.flag("other", Reduce(1, "maximum", other)), 1, 2):
+                self.rescale(slot, rows)
 
-    def rescale(self, slot: Index) -> None:
-        """Divides a strip's copy by the size of its inputs, for that is what weights are not packed
-        for, and the sums of their products by its square."""
+    def rescale(self, slot: Index, rows: int) -> None:
+        """Divides the copies of a strip's rows by the size of their inputs, for that is what
+        weights are not packed for, and the sums of their products by its square."""
         p, lanes = self.p, self.lanes
-        size = p.load(self.sizes, slot, 1)
-        back = p.bind("back", Splat(lanes, apply("div", 1.0, size)))
-        for buffer, length, by in (
-            (self.copied.buffer, self.copied.pitch(0), back),
-            (self.sums, self.held, back * back),
-        ):
-            with p.loop("v", 0, length // lanes) as v:
-                at = slot * length + v * lanes
-                p.store(buffer, at, p.load(buffer, at, lanes) * by)
+        with p.loop("r", 0, rows) as r:
+            at = slot * self.held + r
+            size = p.load(self.sizes, at, 1)
+            back = p.bind("back", apply("div", 1.0, apply("max", size, SMALLEST)))
+            p.store(self.sums, at, p.load(self.sums, at, 1) * back * back)
+            many = p.bind("many", Splat(lanes, back))
+            with p.loop("c", 0, -(-self.channels // lanes)) as c:
+                place = self.copied.at(slot, c, 0, r)
+                value = p.load(self.copied.buffer, place, lanes) * many
+                p.store(self.copied.buffer, place, value)
 
     def copy(
-        self, c: Index, place: tuple[Index, Index, Index], count: int = 0
+        self, c: Index, place: tuple[Index, Index, Index], sums: TileRef, count: int = 0
     ) -> Callable[[Index], Value]:
         """What copies a block of channels, or `count` of them, of a row that lies so far behind
-        the first of a strip's rows that are summed up side by side."""
+        the first of a strip's rows that are summed up side by side; the magnitudes are added to
+        the row's `sums`."""
         p, (row, slot, first) = self.p, place
         source = (row + first) * self.channels + c * self.lanes
         target = self.copied.at(slot, c, 0, first)
@@ -161,17 +175,19 @@ class PairedMatMulLoops:
             value = p.load(self.x.buffer, source + q * self.channels, self.lanes, count=count)
             value = p.bind("x", value)
             p.store(self.copied.buffer, target + q * self.lanes, value)
+            p.set(sums[q], sums[q] + apply("abs", value))
             return value
 
         return copied
 
-    def copy_rest(self, place: tuple[Index, Index, Index], width: int) -> None:
+    def copy_rest(self, place: tuple[Index, Index, Index], sums: TileRef) -> None:
         """Copies the channels behind the triples of blocks."""
         first = self.shape.triples * TRIPLE
         whole, rest = divmod(self.channels - first * self.lanes, self.lanes)
         for block in range(whole + bool(rest)):
-            copied = self.copy(Index(first + block), place, rest if block == whole else 0)
-            with self.p.unroll("q", width) as q:
+            count = rest if block == whole else 0
+            copied = self.copy(Index(first + block), place, sums, count)
+            with self.p.unroll("q", sums.shape[0]) as q:
                 copied(q)
 
     def products(
@@ -189,14 +205,13 @@ class PairedMatMulLoops:
         far = self.shape.leaves_l1(self.site.target, self.tile)
         behind = packed + 2 * lanes
         self.pairs.accumulate(acc, window, behind, ahead, self.asked, paired, inputs_ahead=far)
-        scale = p.load(weight, packed + lanes, lanes)
         if paired:
-            scale = scale * p.load(self.sizes, slot, lanes, stride=0)
             # Last, for these subtractions run beside the multiply-adds that scale the sums.
             with p.unroll("q", rows) as q:
-                known = p.load(self.sums, slot * self.held + q, lanes, stride=0)
-                p.set(acc[0, 0, q], acc[0, 0, q] - known)
-        scale = p.bind("scale", scale)
+                at = slot * self.held + q
+                total = acc[0, 0, q] - p.load(self.sums, at, lanes, stride=0)
+                p.set(acc[0, 0, q], total * p.load(self.sizes, at, lanes, stride=0))
+        scale = p.bind("scale", p.load(weight, packed + lanes, lanes))
         whole, rest = divmod(self.columns, lanes)
         if whole:
             with p.when(block, 0, whole):

@@ -170,6 +170,9 @@ class Reduce(Value):
     function: str
     vector: Value
 
+    def __post_init__(self) -> None:
+        assert self.function in ("add", "mul", "maximum"), f"no reduction by {self.function}"
+
     def __str__(self) -> str:
         return f"reduce_{self.function}({self.vector})"
 

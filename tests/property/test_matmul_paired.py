@@ -168,3 +168,19 @@ def test_images_are_judged_by_themselves_on_any_number_of_threads() -> None:
         alone = np.concatenate([model(images[i : i + 1]) for i in range(3)])
         assert np.array_equal(together, alone)
         assert np.array_equal(together, model(images))
+
+
+def test_a_row_does_not_depend_on_the_others() -> None:
+    x, w = numbers(1, 37, CHANNELS), numbers(2, CHANNELS, 2 * LANES + 3)
+    x *= np.float32(10.0) ** np.linspace(-12, 12, 37, dtype=np.float32)[:, None]
+    x[5] = 0.0
+    for kernel in kernels(site := place(MatMul(), [x, w])):
+        together = run_native(kernel, site, [x, w])
+        for i in range(0, 37, 4):
+            some = x[i : i + 3]
+            alone = run_native(kernel, place(MatMul(), [some, w]), [some, w])
+            np.testing.assert_array_equal(together[i : i + 3], alone)
+        wanted = x.astype(np.float64) @ w.astype(np.float64)
+        spans = np.abs(wanted).max(1)
+        assert (np.abs(together - wanted).max(1) <= 1e-5 * spans).all()
+        assert not together[5].any()
