@@ -79,7 +79,9 @@ def test_resizes_that_cannot_be() -> None:
         (np.array([-1, -2]), ["slice"]),
         (np.array([0, 0]), ["gather"]),
         (np.array([-1, 0]), ["gather"]),
-        (np.array([[1, 2]]), ["gather"]),
+        (np.array([[1, 2]]), ["slice", "reshape"]),
+        (np.arange(4).reshape(2, 1, 2), ["slice", "reshape"]),
+        (np.array([[0, 2], [1, 3]]), ["gather"]),
         (np.array([], np.int64), ["gather"]),
     ],
 )

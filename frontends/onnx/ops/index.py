@@ -23,7 +23,7 @@ from cnnc.ir.ops import (
     Slice,
     Unique,
 )
-from cnnc.ir.types import Sym
+from cnnc.ir.types import Sym, known
 
 _FAR = (1 << 31) - 1  # a stop before the first element
 Word = TypeVar("Word", bound=Enum)
@@ -35,18 +35,20 @@ def gather(call: Call) -> None:
     cut = _stretch(call, axis) if call.is_known(1) else None
     if cut is None:
         return call.result(Gather(axis=axis), x, call.operand(1))
-    if call.shape(1):
+    if len(call.shape(1)) == 1:
         return call.result(cut, x)
     dims = call.type(x).shape
-    one = call.add(cut, x)
-    return call.result(call.reshape(one, (*dims[:axis], *dims[axis + 1 :])), one)
+    rows = call.add(cut, x)
+    return call.result(call.reshape(rows, (*dims[:axis], *call.shape(1), *dims[axis + 1 :])), rows)
 
 
 def _stretch(call: Call, axis: int) -> Slice | None:
     """The slice that takes the indices of input 1, if they go through an axis in equal steps."""
     indices, size = call.numbers(1), call.shape(0)[axis]
-    if indices.ndim > 1 or not indices.size or not np.issubdtype(indices.dtype, np.integer):
+    if not indices.size or not np.issubdtype(indices.dtype, np.integer):
         return None
+    if indices.ndim > 1 and sum(known(dim) is None for dim in call.shape(0)) > 1:
+        return None  # whose reshape would not be known
     places = indices.reshape(-1)
     step = int(places[1] - places[0]) if places.size > 1 else 1
     first, last = int(places[0]), int(places[-1])
