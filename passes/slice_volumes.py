@@ -10,9 +10,10 @@ What a kernel sees along the depth becomes channels of a slice. Where it sees no
 
     %y' = conv2d(%x', %w') {pad=[1,0,1,0]}                    : f32[N,64,8,3136]
 
-A region of convolutions and the elementwise ops between them is changed as one: values stay in the
-form in which they are made, and are put into the other one where somebody reads that. Whether it
-pays is asked of the kernels.
+A region of convolutions and what is between them (elementwise ops, pools, concatenation, resizing)
+is changed as one: values stay in the form in which they are made, and are put into the other one
+where somebody reads that. Pools come as ops on maps, [N, C * D, H, W] and [N, C, D, H * W], between
+reshapes, and become such of slices and rows. Whether it pays is asked of the kernels.
 
 | what                                         | why it stays                                      |
 |----------------------------------------------|---------------------------------------------------|
@@ -33,19 +34,26 @@ import numpy as np
 from cnnc.ir.graph import Builder, Graph, Node, fresh_name
 from cnnc.ir.op import Array, Op
 from cnnc.ir.ops import (
+    AvgPool2d,
     Border,
+    Concat,
     Conv2d,
     ConvNd,
+    Coordinates,
     Filling,
+    MaxPool2d,
     Pointwise,
     Reshape,
+    Resize,
     RowsToSlices,
     SlicesToRows,
     StackSlices,
 )
-from cnnc.ir.types import DType, TensorType, known
+from cnnc.ir.types import DType, Shape, TensorType, known
 from cnnc.passes.base import Context, Pass, merge_locations
 from cnnc.passes.choices import change_where_faster
+
+Sizes = tuple[int, int, int, int]  # C, D, H, W
 
 _LEAST_SAVED = 0.1  # of the time of a region
 
@@ -72,33 +80,89 @@ def _sliced(graph: Graph, node: Node) -> Graph | None:
     """The graph with the region that begins with a convolution changed, if it is such a one."""
     if graph.producers.get(node.name) != node or not _is_convolution(graph, node):
         return None
-    region = _region(graph, node)
+    volumes = _volumes(graph)
+    region = _region(graph, volumes, node)
     first = next(n for n in graph.nodes if n.name in region and _is_convolution(graph, n))
-    return _Change(graph, region).apply() if first == node else None
+    return _Change(graph, volumes, region).apply() if first == node else None
 
 
-def _region(graph: Graph, start: Node) -> set[str]:
+def _volumes(graph: Graph) -> dict[str, Sizes]:
+    """Value -> (C, D, H, W) of the volume that it is, whole or as maps for its planes or rows."""
+    found: dict[str, Sizes] = {}
+    for name in graph.inputs:
+        _add_volume(found, name, graph.types[name])
+    for node in graph.nodes:
+        result, sizes = (
+            graph.types[node.name],
+            found.get(node.operands[0]) if node.operands else None,
+        )
+        _add_volume(found, node.name, result)
+        if result.rank != 4 or result.dtype is not DType.F32 or sizes is None:
+            continue
+        c, d, h, w = sizes
+        if isinstance(node.op, Reshape) and _view(result, sizes):
+            found[node.name] = sizes
+        elif isinstance(node.op, MaxPool2d | AvgPool2d):
+            x, (_, _, rows, columns) = graph.types[node.operands[0]], result.image.dims
+            view = _view(x, sizes)
+            if view is _Form.SLICES:
+                found[node.name] = (c, d, rows, columns)
+            elif view is _Form.ROWS and columns == h * w and node.op.span[1] == 1:
+                found[node.name] = (c, rows, h, w)
+    return found
+
+
+def _add_volume(found: dict[str, Sizes], name: str, type: TensorType) -> None:
+    """Notes a value that is a whole volume."""
+    if _is_volume(type):
+        _, c, d, h, w = type.image.dims
+        found[name] = (c, d, h, w)
+
+
+def _view(type: TensorType, sizes: Sizes) -> _Form | None:
+    """As what a value with as many elements holds a volume of these sizes: as it is, as its planes
+    [N, C * D, H, W], which are maps as slices are, or as its rows."""
+    c, d, h, w = sizes
+    views: dict[Shape, _Form] = {
+        (c, d, h, w): _Form.WHOLE,
+        (c, d, h * w): _Form.ROWS,
+        (c * d, h, w): _Form.SLICES,
+    }
+    return views.get(type.shape[1:])
+
+
+def _region(graph: Graph, volumes: Mapping[str, Sizes], start: Node) -> set[str]:
     """The names of the nodes that work on volumes and read each other's."""
     found, pending = {start.name}, [start]
     while pending:
         node = pending.pop()
         makers = (graph.producers.get(name) for name in node.operands)
         for other in (*filter(None, makers), *graph.users[node.name]):
-            if other.name not in found and _takes_part(graph, other):
+            if other.name not in found and _takes_part(graph, volumes, other):
                 found.add(other.name)
                 pending.append(other)
     return found
 
 
-def _takes_part(graph: Graph, node: Node) -> bool:
+def _takes_part(graph: Graph, volumes: Mapping[str, Sizes], node: Node) -> bool:
     """Whether a node may be part of a region."""
-    result = graph.types[node.name]
-    if not _is_volume(result):
+    result, op = graph.types[node.name], node.op
+    if node.name not in volumes or not node.operands:
         return False
-    if isinstance(node.op, Pointwise):
-        x, *extras = node.operands
-        same = x not in graph.constants and graph.types[x] == result
-        return same and all(_fits(graph, name, result) for name in extras)
+    x, *others = node.operands
+    match op:
+        case Pointwise():
+            same = x not in graph.constants and graph.types[x] == result
+            return same and all(_fits(graph, name, result) for name in others)
+        case Reshape():
+            return volumes.get(x) == volumes[node.name]
+        case MaxPool2d() | AvgPool2d():
+            return x in volumes
+        case Concat():
+            return op.axis == 1 and result.rank == 5 and all(n in volumes for n in node.operands)
+        case Resize():
+            inner = all(part.axis >= 2 for part in op.axes)
+            return x in volumes and inner and op.coordinates is not Coordinates.TF_CROP_AND_RESIZE
     return _is_border(graph, node) or _is_convolution(graph, node)
 
 
@@ -234,8 +298,9 @@ def _seen(graph: Graph, node: Node, op: ConvNd) -> _Seen:
 class _Change:
     """Makes the graph anew, a region of it in other forms."""
 
-    def __init__(self, graph: Graph, region: Container[str]) -> None:
+    def __init__(self, graph: Graph, volumes: Mapping[str, Sizes], region: Container[str]) -> None:
         self.graph, self.region = graph, region
+        self.volumes = dict(volumes)
         self.builder = Builder(graph.name)
         self.forms: dict[str, dict[_Form, str]] = {}
 
@@ -250,15 +315,44 @@ class _Change:
             if node.name not in self.region:
                 operands = [self.get(name, _Form.WHOLE) for name in node.operands]
                 builder.add(node.op, operands, node.results, node.locations)
-            elif isinstance(node.op, ConvNd):
-                self.convolve(node, node.op)
-            elif isinstance(node.op, Pointwise):
-                form = self.made(node.operands)
-                self.add(node.op, [self.beside(name, form) for name in node.operands], node, form)
+            else:
+                self.change(node)
         for public, value in graph.outputs:
             builder.output(public, self.get(value, _Form.WHOLE))
         builder.sweep(graph.constants)
         return builder.finish()
+
+    def change(self, node: Node) -> None:
+        """Adds a node of the region; borders and reshapes are added where they are read whole."""
+        op, form = node.op, self.made(node.operands)
+        match op:
+            case ConvNd():
+                self.convolve(node, op)
+            case Resize():
+                self.resize(node, op)
+            case Pointwise() | Concat():
+                self.add(op, [self.beside(name, form) for name in node.operands], node, form)
+            case MaxPool2d() | AvgPool2d():
+                (x,) = node.operands
+                if form is not _Form.WHOLE:
+                    form = _view(self.graph.types[x], self.volumes[x]) or form
+                self.add(op, [self.get(x, form)], node, form)
+
+    def resize(self, node: Node, op: Resize) -> None:
+        """Adds what resizes rows, along the depth, and then what resizes slices."""
+        (x,) = node.operands
+        depth = tuple(part for part in op.axes if part.axis == 2)
+        maps = tuple(replace(part, axis=part.axis - 1) for part in op.axes if part.axis > 2)
+        if not maps:
+            return self.add(op, [self.get(x, _Form.ROWS)], node, _Form.ROWS)
+        if depth:
+            c, _, h, w = self.volumes[x]
+            deep = self.fresh(node.name, "deep")
+            rows = replace(op, axes=depth)
+            self.builder.add(rows, [self.get(x, _Form.ROWS)], deep, node.locations)
+            self.volumes[deep], self.forms[deep] = (c, depth[0].size, h, w), {_Form.ROWS: deep}
+            x = deep
+        self.add(replace(op, axes=maps), [self.get(x, _Form.SLICES)], node, _Form.SLICES)
 
     def convolve(self, node: Node, op: ConvNd) -> None:
         """Adds a convolution of maps in a convolution's place."""
@@ -284,7 +378,7 @@ class _Change:
 
     def made(self, names: Iterable[str], default: _Form = _Form.WHOLE) -> _Form:
         """The form that the first of these values was made in which was not made whole."""
-        forms = (form for name in names for form in self.forms.get(name, ()))
+        forms = (form for name in names for form in self.forms.get(self.origin(name), ()))
         return next((form for form in forms if form is not _Form.WHOLE), default)
 
     def beside(self, name: str, form: _Form) -> str:
@@ -296,7 +390,9 @@ class _Change:
 
     def get(self, name: str, form: _Form) -> str:
         """A value in a form, which is made if it is not there."""
-        if name in self.builder.types and form is _Form.WHOLE:
+        if form is not _Form.WHOLE:
+            name = self.origin(name)
+        elif name in self.builder.types:
             return name
         forms = self.forms.setdefault(name, {})
         if form not in forms:
@@ -307,14 +403,16 @@ class _Change:
         """Adds what puts a volume into another form."""
         maker = self.graph.producers.get(name)
         locations = maker.locations if maker else ()
-        _, c, d, h, w = self.graph.types[name].image.dims
+        c, d, h, w = self.volumes[name]
         if form is _Form.WHOLE:
-            if maker is not None and isinstance(maker.op, Border):  # that other ops read, too
-                operands = [self.get(maker.operands[0], form)]
-                return self.builder.add(maker.op, operands, name, locations)
-            op: Op = Reshape(shape=(0, c, d, h, w))
-            source = self.get(name, _Form.ROWS)
-            return self.builder.add(op, [source], name, locations)
+            op: Op = Reshape(shape=(0, *self.graph.types[name].image.dims[1:]))
+            source = name
+            if maker is not None and self.is_late(maker):
+                source = maker.operands[0]
+                if isinstance(maker.op, Border) or self.made([source]) is _Form.WHOLE:
+                    operands = [self.get(source, form)]
+                    return self.builder.add(maker.op, operands, name, locations)
+            return self.builder.add(op, [self.get(source, _Form.ROWS)], name, locations)
         if form is _Form.SLICES:
             op, source = RowsToSlices(height=h), self.get(name, _Form.ROWS)
         elif _Form.SLICES in forms:
@@ -322,6 +420,18 @@ class _Change:
         else:
             op, source = Reshape(shape=(0, c, d, h * w)), self.get(name, _Form.WHOLE)
         return self.builder.add(op, [source], self.fresh(name, form.value), locations)
+
+    def is_late(self, node: Node) -> bool:
+        """Whether what a node makes is not there until somebody reads it whole."""
+        return node.name in self.region and isinstance(node.op, Border | Reshape)
+
+    def origin(self, name: str) -> str:
+        """The value that the same volume has before it was reshaped."""
+        maker = self.graph.producers.get(name)
+        while maker is not None and self.is_late(maker) and isinstance(maker.op, Reshape):
+            name = maker.operands[0]
+            maker = self.graph.producers.get(name)
+        return name
 
     def fresh(self, name: str, what: str) -> str:
         """A name that neither graph has."""

@@ -13,7 +13,23 @@ from cnnc.codegen.host import named_target
 from cnnc.codegen.kernels import KERNELS
 from cnnc.ir.graph import Builder, Graph
 from cnnc.ir.op import Array, Step
-from cnnc.ir.ops import Add, Border, Conv2d, ConvNd, Pointwise, Relu, StackSlices
+from cnnc.ir.ops import (
+    Add,
+    AvgPool2d,
+    Border,
+    Concat,
+    Conv2d,
+    ConvNd,
+    Interpolation,
+    MaxPool2d,
+    Pointwise,
+    Relu,
+    Reshape,
+    Resize,
+    ResizedAxis,
+    StackSlices,
+)
+from cnnc.ir.ops.pool import Pool2d
 from cnnc.ir.types import Dim, Sym, TensorType
 from cnnc.passes import Context
 from cnnc.passes.slice_volumes import SliceVolumes, _sliced
@@ -21,6 +37,7 @@ from cnnc.runtime.reference import evaluate
 
 TARGET = named_target("x86-64-v4")
 ONES = (1, 1, 1)
+AFTER = ["nothing", "relu", "numbers", "residual", "concat", "pool", "resize"]
 RELU = Pointwise(epilogue=(Step(Relu()),))
 
 
@@ -54,6 +71,25 @@ class Net:
         assert isinstance(channels, int)
         weight = self.constant(out, channels // op.groups, *kernel)
         return self.builder.add(op, [x, weight, self.constant(out), *extras])
+
+    def pool(self, x: str, op: type[Pool2d], window: tuple[int, ...], pad: int) -> str:
+        """Windows of maps, then of the depth, as pools of volumes are read."""
+        _, c, d, *size = self.builder.types[x].image.dims
+        deep, top, left = (min(pad, k - 1) for k in window)
+        (_, down, across), add = window, self.builder.add
+        x = add(Reshape(shape=(0, c * d, *size)), [x])
+        x = add(op(window=(down, across), stride=(1, 2), pad=(top, left, 0, 0)), [x])
+        _, _, h, w = self.builder.types[x].image.dims
+        if window[0] == 1:
+            return add(Reshape(shape=(0, c, d, h, w)), [x])
+        x = add(Reshape(shape=(0, c, d, h * w)), [x])
+        x = add(op(window=(window[0], 1), stride=(2, 1), pad=(deep, 0, 0, 0)), [x])
+        return add(Reshape(shape=(0, c, -1, h, w)), [x])
+
+    def resize(self, x: str, scale: tuple[int, ...], mode: Interpolation) -> str:
+        sizes = zip(self.builder.types[x].image.dims[2:], scale, strict=True)
+        axes = (ResizedAxis(axis=2 + i, size=s * by) for i, (s, by) in enumerate(sizes) if by > 1)
+        return self.builder.add(Resize(axes=tuple(axes), mode=mode), [x])
 
     def finish(self, y: str) -> Graph:
         self.builder.output("y", y)
@@ -90,7 +126,7 @@ def windows(draw: st.DrawFn) -> tuple[tuple[int, ...], ConvNd, tuple[int, ...], 
     return kernel, op, before, after
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=250)
 @given(
     st.tuples(st.integers(1, 4), st.integers(5, 7), st.integers(5, 6)),
     st.lists(windows(), min_size=1, max_size=3),
@@ -112,7 +148,7 @@ def test_regions_mean_the_same(
         assume(all(s <= size for s, size in zip(spans, sizes, strict=True)))
         value = net.conv(x, 4, kernel, op)
         alike = [v for v in values if net.builder.types[v] == net.builder.types[value]]
-        match data.draw(st.sampled_from(["nothing", "relu", "numbers", "residual"])):
+        match data.draw(st.sampled_from(AFTER)):
             case "relu":
                 value = net.builder.add(RELU, [value])
             case "numbers":
@@ -120,6 +156,20 @@ def test_regions_mean_the_same(
                 value = net.builder.add(step, [value, net.constant(4, 1, 1, 1)])
             case "residual" if alike:
                 value = net.builder.add(Pointwise(epilogue=(Step(Add()),)), [value, alike[-1]])
+            case "concat" if alike:
+                both = net.builder.add(Concat(axis=1), [alike[0], value])
+                value = net.conv(both, 4, ONES)
+            case "pool":
+                kinds: list[type[Pool2d]] = [MaxPool2d, AvgPool2d]
+                kind = data.draw(st.sampled_from(kinds))
+                window = data.draw(st.tuples(*[st.integers(1, 2)] * 3))
+                sizes = net.builder.types[value].image.dims[2:]
+                assume(all(w <= s for w, s in zip(window, sizes, strict=True)))
+                value = net.pool(value, kind, window, data.draw(st.integers(0, 1)))
+            case "resize":
+                scale = data.draw(st.tuples(*[st.integers(1, 2)] * 3))
+                mode = data.draw(st.sampled_from([Interpolation.NEAREST, Interpolation.LINEAR]))
+                value = net.resize(value, scale, mode)
         values += [x, value]
     if data.draw(st.booleans()):  # is read by others, too
         net.builder.output("inner", values[data.draw(st.integers(1, len(values) - 1))])
@@ -150,6 +200,30 @@ def test_nothing_is_moved_that_need_not_be() -> None:
         "conv2d",
         "rows_to_slices",
         "stack_slices",
+        "conv2d",
+        "slices_to_rows",
+        "reshape",
+    ]
+
+
+def test_pools_concatenation_and_resizing_take_part() -> None:
+    net = Net(Sym("N"), 16, 4, 8, 8)
+    a = net.conv(net.border("x", ONES, ONES), 16, (3, 3, 3))
+    b = net.conv(net.border(net.pool(a, MaxPool2d, (1, 2, 2), 0), ONES, ONES), 16, (3, 3, 3))
+    b = net.resize(b, (1, 1, 2), Interpolation.NEAREST)
+    c = net.conv(net.builder.add(Concat(axis=1), [b, b]), 16, ONES)
+    changed = sliced(net.finish(c))
+    assert changed is not None
+    assert [node.op.name for node in changed.nodes] == [
+        "reshape",
+        "rows_to_slices",
+        "stack_slices",
+        "conv2d",
+        "max_pool2d",
+        "stack_slices",
+        "conv2d",
+        "resize",
+        "concat",
         "conv2d",
         "slices_to_rows",
         "reshape",
