@@ -24,6 +24,7 @@ from cnnc.passes.slice_volumes import SliceVolumes
 from cnnc.passes.split_transposed import SplitTransposed
 from cnnc.passes.trim_windows import TrimWindows
 from cnnc.passes.unpack_quantised import UnpackQuantised
+from cnnc.passes.unstack_phases import UnstackPhases
 
 PASSES: dict[str, type[Pass]] = {
     step.name: step
@@ -45,6 +46,7 @@ PASSES: dict[str, type[Pass]] = {
         FuseElementwise,
         SliceVolumes,
         SplitTransposed,
+        UnstackPhases,
         FuseMaxPool,
         MergeSiblings,
         FusePrologue,
@@ -60,8 +62,8 @@ PIPELINES: dict[str, str] = {
     "portable": "remove-dead,fold-constants,unpack-quantised,simplify-moves,shuffle-channels,"
     "remove-identities,recognise-activations,recognise-norms,merge-branches,fold-batch-norm,"
     "fold-pad,trim-windows,postpone-upsampling,fuse-epilogue,fuse-elementwise",
-    "planned": "slice-volumes,split-transposed,fuse-max-pool,merge-siblings,fuse-prologue,"
-    "choose-kernels,group-images,plan-memory",
+    "planned": "slice-volumes,split-transposed,unstack-phases,fuse-max-pool,merge-siblings,"
+    "fuse-prologue,choose-kernels,group-images,plan-memory",
     "default": "portable,planned",
 }
 
