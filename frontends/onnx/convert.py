@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
+from itertools import zip_longest
 
 import numpy as np
 
@@ -76,7 +77,7 @@ class Importer:
 
     def __init__(self, source: Source) -> None:
         self.graph = source.model.graph
-        self.file = source.file
+        self.file, self.places = source.file, source.places
         self.opset = opset_of(source.model, source.file)
         self.reader = TensorReader(source.file, source.folder)
         self.builder = Builder(source.name)
@@ -161,10 +162,10 @@ class Importer:
             raise ParseError(
                 Diagnostic("sparse initializers are not supported", Location(self.file))
             )
-        for tensor in self.graph.initializer:
+        for tensor, place in zip_longest(self.graph.initializer, self.places):
             name = text(tensor.name)
             self.reserve(name, "an initializer")
-            self.known[name] = self.reader.array(tensor)
+            self.known[name] = self.reader.array(tensor, place=place)
             self._budget += 4 * self.known[name].nbytes
 
     def run(self) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cnnc.frontends.onnx.raw import Parts, Place, split_model
 from cnnc.frontends.onnx.tensors import text
 from cnnc.ir.location import CnncError, Diagnostic, Location, ParseError
 
@@ -23,6 +25,7 @@ class Source:
     file: str  # what messages call it
     folder: Path | None  # where its data files lie
     name: str  # of the graph
+    places: Sequence[Place | None] = ()  # in the file, of the data that the model lacks
 
 
 def read_source(source: Any) -> Source:
@@ -42,7 +45,9 @@ def read_source(source: Any) -> Source:
         return Source(source, "<model>", None, text(source.graph.name) or "model")
     if isinstance(source, str | Path):
         path = Path(source)
-        return Source(_parse(_bytes(path), str(path)), str(path), path.resolve().parent, path.stem)
+        message, places = _parts(path)
+        model = _parse(message, str(path))
+        return Source(model, str(path), path.resolve().parent, path.stem, places)
     if not isinstance(source, bytes | bytearray | memoryview):
         found = type(source).__name__
         raise ParseError(f"a model is a path, or ONNX as bytes or a ModelProto, not `{found}`")
@@ -50,7 +55,7 @@ def read_source(source: Any) -> Source:
     return Source(model, "<bytes>", None, text(model.graph.name) or "model")
 
 
-def _bytes(path: Path) -> bytes:
+def _parts(path: Path) -> Parts:
     try:
         if not path.is_file():
             raise ParseError(Diagnostic(f"there is no file `{path}`", Location(str(path))))
@@ -62,7 +67,8 @@ def _bytes(path: Path) -> bytes:
                     help="save the model with external data",
                 )
             )
-        return path.read_bytes()
+        with path.open("rb") as file:
+            return split_model(file, path.stat().st_size)
     except OSError as error:
         what = f"cannot read `{path}`: {error.strerror or error}"
         raise ParseError(Diagnostic(what, Location(str(path)))) from None

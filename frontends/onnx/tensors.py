@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from cnnc.frontends.onnx.raw import Place
 from cnnc.ir.location import Diagnostic, Location, ParseError
 from cnnc.ir.op import Array
 
@@ -77,8 +78,10 @@ class TensorReader:
         self._parts: dict[tuple[Path, int, int, str], Array] = {}
         self._read: dict[Path, int] = {}  # bytes of each data file that were read
 
-    def array(self, tensor: Any, name: str = "") -> Array:
+    def array(self, tensor: Any, name: str = "", place: Place | None = None) -> Array:
         """The tensor as an array that owns its bytes or shares those of the model.
+
+        Its data is at a `place` in the model's file if it was left out of the message.
 
         Raises:
             ParseError: its type has no NumPy form, its size is not that of its data, or its data
@@ -98,6 +101,9 @@ class TensorReader:
         count, dtype = prod(dims), np.dtype(known[0])
         if tensor.data_location == _EXTERNAL:
             return self._external(tensor, name, dtype, count).reshape(dims)
+        if place is not None:
+            self._check_size(name, dims, count * dtype.itemsize, place.length)
+            return self._part(name, Path(self.file), place.offset, count, dtype).reshape(dims)
         raw = tensor.raw_data
         if raw or not count:
             self._check_size(name, dims, count * dtype.itemsize, len(raw))
