@@ -13,7 +13,7 @@ from cnnc.codegen.kernels.conv_transpose import TransposedConv
 from cnnc.codegen.kernels.conv_transpose_general import GeneralTransposedConv
 from cnnc.codegen.kernels.conv_winograd import WinogradConv
 from cnnc.codegen.kernels.dense import DenseKernel
-from cnnc.codegen.kernels.depthwise import Depthwise
+from cnnc.codegen.kernels.depthwise import ClippedDepthwise, Depthwise
 from cnnc.codegen.kernels.global_pool import GlobalPool
 from cnnc.codegen.kernels.matmul import MatMulKernel
 from cnnc.codegen.kernels.matmul_paired import PairedMatMul
@@ -46,6 +46,7 @@ KERNELS: dict[str, type[Kernel]] = {
         PairedConv,
         PairedRowsConv,
         Depthwise,
+        ClippedDepthwise,
         GroupedConv,
         GroupedWinogradConv,
         GeneralConv,

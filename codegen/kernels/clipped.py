@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import NamedTuple
 
+from cnnc.codegen.kernels.common import pieces
 from cnnc.ir.kernel import Site
 from cnnc.ir.loops import Index, ProgramBuilder
 from cnnc.ir.ops import Conv2d
@@ -91,6 +92,19 @@ def is_clipped(site: Site) -> bool:
     axes = [Axis.of(site, axis) for axis in range(2)]
     wide = any(axis.dilation > 1 < axis.taps for axis in axes)
     return wide and any(run.taps < axis.taps for axis in axes for run in axis.runs)
+
+
+def tiles_across(site: Site, most: int, clipped: bool) -> list[tuple[int, int, int, Run]]:
+    """Covers the columns of a result with tiles of at most that width: (start, width, how many, the
+    run that has the taps of their windows). `clipped` tiles meet the same taps, which lie on the
+    map; of others all taps count."""
+    axis = Axis.of(site, 1)
+    runs = axis.runs if clipped else [Run(0, axis.results, 0, axis.taps)]
+    return [
+        (run.start + start, width, times, run)
+        for run in runs
+        for start, width, times in pieces(run.length, most)
+    ]
 
 
 class Window(NamedTuple):

@@ -30,7 +30,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from cnnc.codegen.kernels.blocked import BlockedConv, is_blockable
-from cnnc.codegen.kernels.clipped import Axis, is_clipped
+from cnnc.codegen.kernels.clipped import Axis, is_clipped, tiles_across
 from cnnc.codegen.kernels.common import epilogue_cycles, pieces
 from cnnc.codegen.kernels.paired import (
     PairedShape,
@@ -74,7 +74,8 @@ class PairedConv(BlockedConv):
         if depth:
             yield cls(tile=tile, depth=depth)
             if is_clipped(site):
-                tile = 1, max(width for _, width, _ in _columns(site, most_pixels(site.target)))
+                most = most_pixels(site.target)
+                tile = 1, max(width for _, width, _, _ in tiles_across(site, most, clipped=True))
                 yield cls(tile=tile, depth=_depth(site, tile), clipped=True)
 
     def halo(self, site: Site, operand: int) -> Halo:
@@ -112,9 +113,9 @@ class PairedConv(BlockedConv):
         """(taps, rows, columns, how many) of the register tiles."""
         shape, down = PairedShape.of(site), Axis.of(site, 0).runs
         return [
-            (replace(shape, kh=run.taps, kw=taps), 1, width, run.length * times)
+            (replace(shape, kh=run.taps, kw=met.taps), 1, width, run.length * times)
             for run in down
-            for taps, width, times in _columns(site, self.tile[1])
+            for _, width, times, met in tiles_across(site, self.tile[1], clipped=True)
         ]
 
     def relative_error(self, site: Site, weight: Array) -> float:
@@ -170,15 +171,6 @@ def _prepared_depth(site: Site, depth: int) -> int:
     if depth == blocks or 4 * site.operands[0].elements <= target.l2_bytes:
         return depth
     return blocks if 4 * PairedShape.of(site).panel * blocks <= target.l2_bytes * 3 // 8 else 0
-
-
-def _columns(site: Site, most: int) -> list[tuple[int, int, int]]:
-    """(taps, columns, how many) of register tiles whose windows meet the same taps across."""
-    return [
-        (run.taps, width, times)
-        for run in Axis.of(site, 1).runs
-        for _, width, times in pieces(run.length, most)
-    ]
 
 
 def _tile(site: Site) -> tuple[int, int]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 
-from cnnc.codegen.kernels.clipped import Axis, Taps, Window
+from cnnc.codegen.kernels.clipped import Axis, Taps, Window, tiles_across
 from cnnc.codegen.kernels.common import pieces, split, store_scaled, views, zero_halo
 from cnnc.codegen.kernels.paired import TRIPLE, PairedShape
 from cnnc.codegen.kernels.paired_panels import Panels, size_of
@@ -33,7 +33,7 @@ class PairedLoops:
         self.x, self.weight = inputs[0], inputs[1]
         self.bias = inputs[2] if len(inputs) > 2 else None
         self.shape, self.lanes = PairedShape.of(site, clipped), site.target.lanes
-        self.axes = (Axis.of(site, 0), Axis.of(site, 1)) if clipped else None
+        self.down = Axis.of(site, 0) if clipped else None
         images, out, oh, ow = site.result.dims
         self.far = self.shape.leaves_l1(site.target, tile[0] * ow)
         self.strips, self.parts = -(-oh // tile[0]), -(-out // self.lanes) // depth
@@ -116,12 +116,11 @@ class PairedLoops:
     def across(self, most: int) -> Iterator[tuple[int, int, int, Taps | None]]:
         """Covers the columns with pieces of at most that width: (start, width, how many, taps),
         taps being those that the piece's windows meet, None for all."""
-        if self.axes is None:
+        if self.down is None:
             yield from ((*piece, None) for piece in pieces(self.site.result.dims[3], most))
             return
-        for run in self.axes[1].runs:
-            for start, width, times in pieces(run.length, most):
-                yield run.start + start, width, times, (run.first, run.last)
+        for start, width, times, run in tiles_across(self.site, most, clipped=True):
+            yield start, width, times, (run.first, run.last)
 
     def ahead(self, part: Index, strip: Index, g: Index) -> Index:
         """From where on the tiles of a strip ask for weights, `asked` vectors with each three: so
@@ -146,8 +145,8 @@ class PairedLoops:
             return self.prologue.window(row, column)
         (down, across), (top, left) = self.op.stride, self.op.pad[:2]
         rows = None
-        if self.axes is not None:
-            first, last = self.axes[0].met(row)
+        if self.down is not None:
+            first, last = self.down.met(row)
             rows = self.p.let("first", first), self.p.let("last", last)
         return Window(image, row * down - top, column * across - left, rows, met)
 

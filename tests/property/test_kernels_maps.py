@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernel_checks import check, check_slowly, halos, numbers, with_specials
 from kernel_harness import (
+    assert_close,
     compile_program,
     planned,
     presets,
@@ -24,13 +25,15 @@ from kernel_harness import (
 )
 from op_cases import TINY, Case, Limits, cases
 
+import cnnc
 from cnnc.codegen.host import can_run, native_target
 from cnnc.codegen.kernels.conv_general import GeneralConv
-from cnnc.codegen.kernels.depthwise import Depthwise
+from cnnc.codegen.kernels.depthwise import ClippedDepthwise, Depthwise
 from cnnc.codegen.kernels.move import Alias, ConcatKernel, ReorderKernel
 from cnnc.codegen.kernels.pool import PoolKernel
 from cnnc.codegen.kernels.rearrange import Rearrange
 from cnnc.codegen.kernels.upsample import UpsampleKernel
+from cnnc.ir.graph import Builder
 from cnnc.ir.kernel import NO_HALO, Halo, Kernel, Site
 from cnnc.ir.op import Array, Op, Step
 from cnnc.ir.ops import (
@@ -48,11 +51,13 @@ from cnnc.ir.ops import (
     Upsample,
 )
 from cnnc.ir.target import Target
+from cnnc.ir.types import TensorType
 
 LANES = native_target().lanes
 KINDS: tuple[type[Kernel], ...] = (
     GeneralConv,
     Depthwise,
+    ClippedDepthwise,
     PoolKernel,
     UpsampleKernel,
     ConcatKernel,
@@ -99,8 +104,8 @@ def depthwise_layers(draw: Draw, most: int = 70) -> tuple[Conv2d, list[Array]]:
     channels, kernel = draw(st.integers(1, most)), [draw(st.integers(1, 5)) for _ in range(2)]
     op = Conv2d(
         stride=(draw(st.integers(1, 3)), draw(st.integers(1, 3))),
-        dilation=(draw(st.integers(1, 2)), draw(st.integers(1, 2))),
-        pad=tuple(draw(st.integers(0, 3)) for _ in range(4)),
+        dilation=(draw(st.integers(1, 4)), draw(st.integers(1, 4))),
+        pad=tuple(draw(st.integers(0, 9)) for _ in range(4)),
         groups=channels,
     )
     sides = []
@@ -121,6 +126,10 @@ def depthwise_layers(draw: Draw, most: int = 70) -> tuple[Conv2d, list[Array]]:
     return replace(op, epilogue=tuple(map(Step, steps))), arrays
 
 
+def both(site: Site) -> list[Depthwise]:
+    return [*Depthwise.candidates(site), *ClippedDepthwise.candidates(site)]
+
+
 @few
 @given(case=depthwise_layers(), halo=halos, spare=st.integers(0, 1), scale=st.booleans())
 def test_depthwise_convolution(
@@ -129,8 +138,36 @@ def test_depthwise_convolution(
     op, arrays = case
     own = len(arrays) - op.extras
     site = site_for(op, arrays, [False, *[True] * (own - 1), *[scale] * op.extras])
-    (kernel,) = Depthwise.candidates(site)
-    check(kernel, site, arrays, halo, spare)
+    for kernel in both(site):
+        check(kernel, site, arrays, halo, spare)
+
+
+@pytest.mark.parametrize("side", [5, 14, 28])
+@pytest.mark.parametrize("dilation", [3, 4, 13])
+def test_depthwise_windows_that_lie_outside_in_part(side: int, dilation: int) -> None:
+    arrays = [numbers(1, 1, LANES + 1, side, side), numbers(2, LANES + 1, 1, 5, 3)]
+    op = Conv2d(groups=LANES + 1, dilation=(dilation,) * 2, pad=(2 * dilation, dilation) * 2)
+    site = site_for(op, arrays, [False, True])
+    whole, clipped = both(site)
+    assert clipped.halo(site, 0) == NO_HALO != whole.halo(site, 0)
+    assert clipped.cycles(site) < whole.cycles(site)
+    for kernel in (whole, clipped):
+        check(kernel, site, arrays)
+
+
+def test_clipped_windows_are_for_dilation_and_finite_weights() -> None:
+    x, weight = numbers(1, 1, LANES, 14, 14), numbers(2, LANES, 1, 3, 3)
+    near = Conv2d(groups=LANES, pad=(1,) * 4)
+    assert len(both(site_for(near, [x, weight], [False, True]))) == 1
+    weight[3, 0, 0, 1] = np.inf
+    op = Conv2d(groups=LANES, pad=(6,) * 4, dilation=(6, 6))
+    builder = Builder("net")
+    builder.input("x", TensorType(x.shape))
+    builder.output("y", builder.add(op, ["x", builder.constant("w", weight)]))
+    model = cnnc.compile(builder.finish(), threads=1)
+    assert not any("clipped" in row.kernel for row in model.report().kernels)
+    with np.errstate(all="ignore"):
+        assert_close(model(x), op.evaluate(x, weight))
 
 
 @pytest.mark.parametrize("kernel", [(3, 3), (2, 31), (9, 4), (1, 28)], ids=str)
