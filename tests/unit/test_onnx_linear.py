@@ -111,6 +111,8 @@ WINDOWS: list[tuple[str, dict[str, Any], list[np.ndarray], Dims]] = [
         [floats(4, 3, 3, 2, 3)],
         MAPS,
     ),
+    ("ConvTranspose", {"strides": [2, 1, 3]}, [floats(4, 3, 2, 1, 3), floats(3)], MAPS),
+    ("ConvTranspose", {"strides": [3, 2, 1], "group": 2}, [floats(4, 3, 3, 2, 1), floats(6)], MAPS),
     ("ConvTranspose", {"group": 2, "dilations": [1, 2, 1]}, [floats(4, 3, 2, 2, 2)], MAPS),
     ("MaxPool", {"kernel_shape": [3, 2, 2], "strides": [2, 1, 2]}, [], MAPS),
     ("MaxPool", {"kernel_shape": [2, 2, 2], "strides": [2, 2, 2], "ceil_mode": 1}, [], MAPS),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from math import prod
 
 import numpy as np
 
@@ -24,6 +25,7 @@ from cnnc.ir.ops import (
     ConvNd,
     ConvTranspose2d,
     Dense,
+    Expand,
     MatMul,
     Mul,
     Reshape,
@@ -134,6 +136,9 @@ def _spread(
     axes = len(sizes)
     if any(isinstance(size, Sym) for size in sizes):
         raise Unsupported("an operand of symbolic size", fix_size(list(_names(sizes))))
+    apart = window.span == window.kernel == window.stride
+    if apart and not any((*window.before, *window.after, *extra)):
+        return _scatter(call, window.kernel, groups, bias)
     # [..., D, H, W] -> [..., D, 1, H, 1, W, 1] -> [..., D, s, H, s, W, s] -> [..., D*s, H*s, W*s]
     split = [d for size in sizes for d in (size, 1)]
     x = call.add(call.reshape(x, (n, channels, *split)), x)
@@ -148,6 +153,37 @@ def _spread(
         x = call.add(around([a for a, _ in borders], [b for _, b in borders]), x)
     op = ConvNd(stride=(1,) * axes, dilation=window.dilation, groups=groups)
     return call.result(op, x, _reversed(call, groups), *bias)
+
+
+def _scatter(call: Call, taps: Sequence[int], groups: int, bias: Sequence[str]) -> None:
+    """A transposed convolution whose windows lie side by side: each element becomes one, of which
+    a convolution of that element computes all taps as channels."""
+    x, weight, axes = call.operand(0), call.operand(1), len(taps)
+    (n, channels, *sizes), (_, per_group, *_) = call.type(x).shape, call.type(weight).dims
+    if not isinstance(channels, int) or channels % groups:
+        raise Unsupported(f"{channels} input channels do not divide by group={groups}")
+    inputs, out, count = channels // groups, groups * per_group, prod(taps)
+    steps: list[Op] = [
+        Reshape(shape=(groups, inputs, per_group * count)),
+        Transpose(perm=(0, 2, 1)),
+        Reshape(shape=(out * count, inputs, *(1,) * axes)),
+    ]
+    for step in steps:
+        weight = call.add(step, weight)
+    own = [
+        call.add(
+            Reshape(shape=(out * count,)),
+            call.add(Expand(shape=(out, count)), call.add(Reshape(shape=(out, 1)), name)),
+        )
+        for name in bias
+    ]
+    op = ConvNd(stride=(1,) * axes, dilation=(1,) * axes, groups=groups)
+    y = call.add(op, x, weight, *own)
+    y = call.add(call.reshape(y, (n, out, *taps, *sizes)), y)
+    inside = [place for i in range(axes) for place in (2 + axes + i, 2 + i)]
+    y = call.add(Transpose(perm=(0, 1, *inside)), y)
+    wide = [size * k for size, k in zip(sizes, taps, strict=True)]
+    call.result(call.reshape(y, (n, out, *wide)), y)
 
 
 def _names(sizes: Sequence[Dim]) -> Iterator[str]:
