@@ -12,26 +12,27 @@ and, if the host is depthwise, the tensor itself count as convolutions of a sing
 | summand                                     | what is added to the host's weights       |
 |---------------------------------------------|-------------------------------------------|
 | conv2d with constant weights, read once     | its weights, at their taps                |
-| batch_norm(conv2d(x))                       | the same, scaled                          |
+| batch_norm(conv2d(x)), mul(conv2d(x), s)    | the same, scaled                          |
 | batch_norm(x), mul(x, s), depthwise 1x1     | the scale of each channel, at the centre  |
 | x, where the host is depthwise              | ones at the centre                        |
 | one of another tensor, stride or with groups of its own; with taps elsewhere | nothing: it stays |
 
-Weights are added in float64 and rounded once. Sums of more than two are taken apart, and what
-cannot be merged is added as before.
+Differences of two are merged likewise, so that the mixers of FastViT, x + s * (conv2d(x) -
+batch_norm(x)), become one convolution. Weights are added in float64 and rounded once. Sums of more
+than two are taken apart, and what cannot be merged is added as before.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
 
 from cnnc.ir.graph import Builder, Node
 from cnnc.ir.op import Array
-from cnnc.ir.ops import Add, BatchNorm, Conv2d, Mul
+from cnnc.ir.ops import Add, BatchNorm, Conv2d, Mul, Sub
 from cnnc.passes.base import Rule, RulePass, merge_locations
 from cnnc.passes.fold_batch_norm import scale_shift, weight_and_bias
 from cnnc.passes.match import inner
@@ -76,6 +77,23 @@ def merge_branches(builder: Builder, node: Node) -> bool:
     return False
 
 
+def merge_difference(builder: Builder, node: Node) -> bool:
+    """conv(x, a) - conv(x, b) = conv(x, a - b)"""
+    if not isinstance(node.op, Sub) or not _same_type(builder, *node.operands):
+        return False
+    first, second = (_branch(builder, value) for value in node.operands)
+    if first is None or second is None:
+        return False
+    second = replace(second, weight=-second.weight, bias=-second.bias)
+    for host, guest in ((first, second), (second, first)):
+        if not host.is_diagonal and _fits(host, guest):
+            operands = _sum_up(builder, host, [guest])
+            if operands is not None:
+                _rewrite(builder, node, host.op, operands, ())
+                return True
+    return False
+
+
 def _is_summand(builder: Builder, node: Node) -> bool:
     """Whether the sum is part of a larger one, which is looked at as a whole."""
     if not builder.used_once(node.name):
@@ -100,37 +118,41 @@ def _same_type(builder: Builder, one: str, other: str) -> bool:
 
 def _branch(builder: Builder, value: str) -> _Branch | None:
     """What a summand is as a convolution."""
-    scale: Array | float = 1.0
-    shift: Array | float = 0.0
-    source = value
-    norm = inner(builder, value, BatchNorm)
-    if norm is not None:
-        found = scale_shift(builder, norm)
-        if found is None:
-            return None
-        (scale, shift), source = found, norm.operands[0]
+    followed = _norm(builder, value) or _product(builder, value)
+    source, scale, shift = followed or (value, np.ones(1), np.zeros(1))
     conv = inner(builder, source, Conv2d)
     if conv is not None and isinstance(conv.op, Conv2d) and not conv.op.epilogue:
         own = weight_and_bias(builder, conv)
         if own is not None:
             weight = own[0].astype(np.float64) * np.reshape(scale, (-1, 1, 1, 1))
             return _Branch(value, conv.operands[0], conv.op, weight, own[1] * scale + shift)
-    if norm is not None and builder.types[source].rank == 4:
-        return _diagonal(value, source, np.asarray(scale), np.asarray(shift))
-    return _product(builder, value)
+    if followed is not None and builder.types[source].rank == 4:
+        return _diagonal(value, source, scale, shift)
+    return None
 
 
-def _product(builder: Builder, value: str) -> _Branch | None:
-    """A product with a constant for each channel."""
+def _norm(builder: Builder, value: str) -> tuple[str, Array, Array] | None:
+    """(x, s, t), the last two [C], where the value is batch_norm(x) = s * x + t."""
+    norm = inner(builder, value, BatchNorm)
+    found = scale_shift(builder, norm) if norm is not None else None
+    return (norm.operands[0], *found) if norm is not None and found is not None else None
+
+
+def _product(builder: Builder, value: str) -> tuple[str, Array, Array] | None:
+    """(x, s, 0) where the value is a product with a constant for each channel, s * x."""
     node = inner(builder, value, Mul)
     for x, factor in (node.operands, node.operands[::-1]) if node is not None else ():
         channels = builder.types[x].shape[1:2]
         array = builder.constants.get(factor)
         if array is None or x in builder.constants or not _same_type(builder, x, value):
             continue
-        if builder.types[x].rank == 4 and array.shape[-3:] == (*channels, 1, 1):
+        if builder.types[x].rank == 4 and array.shape[-3:] == (*channels, 1, 1) == (
+            array.size,
+            1,
+            1,
+        ):
             scale = array.reshape(-1).astype(np.float64)
-            return _diagonal(value, x, scale, np.zeros_like(scale))
+            return x, scale, np.zeros_like(scale)
     return None
 
 
@@ -199,7 +221,9 @@ def _rewrite(
 
 def _parts(builder: Builder, node: Node) -> list[Node]:
     """A sum and the nodes that make its summands."""
-    makers = [builder.producer(value) for value in _summands(builder, node)]
+    is_sum = isinstance(node.op, Add)
+    summands = _summands(builder, node) if is_sum else node.operands
+    makers = [builder.producer(value) for value in summands]
     return [
         *(maker for maker in makers if maker is not None and builder.used_once(maker.name)),
         node,
@@ -211,4 +235,4 @@ class MergeBranches(RulePass):
     """Compute convolutions of the same tensor that are added up as one."""
 
     name: ClassVar[str] = "merge-branches"
-    rules: ClassVar[tuple[Rule, ...]] = (merge_branches,)
+    rules: ClassVar[tuple[Rule, ...]] = (merge_branches, merge_difference)

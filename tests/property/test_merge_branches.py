@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cnnc.ir.graph import Builder, Graph
-from cnnc.ir.ops import Add, BatchNorm, Conv2d, Mul
+from cnnc.ir.ops import Add, BatchNorm, Conv2d, Mul, Sub
 from cnnc.ir.types import TensorType
 from cnnc.passes.base import Context
 from cnnc.passes.merge_branches import MergeBranches
@@ -41,10 +41,15 @@ class Network:
         parameters = [self.noise(CHANNELS) for _ in range(3)]
         return self.builder.add(BatchNorm(), [x, *parameters, self.noise(CHANNELS, least=0.5)])
 
+    def scaled(self, x: str, more: int = 0, turned: bool = False) -> str:
+        """A product with a number for each channel, in a constant with `more` axes before it."""
+        pair = (x, self.noise(*[1] * more, CHANNELS, 1, 1))
+        return self.builder.add(Mul(), pair[::-1] if turned else pair)
+
 
 @st.composite
 def sums(draw: Draw) -> Graph:
-    """Up to five summands of the same size, added up in some order."""
+    """Up to five summands of the same size, added and subtracted in some order."""
     net = Network(draw(st.integers(0, 2**16)))
     stride = draw(st.sampled_from([1, 1, 2]))
     values = []
@@ -64,12 +69,12 @@ def sums(draw: Draw) -> Graph:
                 dilation=dilation,
             )
             value = net.conv(x, op, (kh, kw), draw(st.booleans()))
-            value = net.norm(value) if draw(st.booleans()) else value
+            follow = draw(st.sampled_from([None, net.norm, net.scaled]))
+            value = follow(value) if follow else value
         elif kind == "norm":
             value = net.norm(x)
         elif kind == "scaled":
-            factor = net.noise(*([1] * draw(st.integers(0, 1))), CHANNELS, 1, 1)
-            value = net.builder.add(Mul(), draw(st.permutations([x, factor])))
+            value = net.scaled(x, draw(st.integers(0, 1)), draw(st.booleans()))
         else:
             value = x
         values.append(value)
@@ -77,7 +82,9 @@ def sums(draw: Draw) -> Graph:
         net.builder.output("seen", draw(st.sampled_from(values)))
     while len(values) > 1:
         first = draw(st.integers(0, len(values) - 2))
-        values[first : first + 2] = [net.builder.add(Add(), values[first : first + 2])]
+        op = draw(st.sampled_from([Add(), Add(), Sub()]))
+        total = net.builder.add(op, values[first : first + 2])
+        values[first : first + 2] = [net.scaled(total) if draw(st.booleans()) else total]
     net.builder.output("y", values[0])
     return net.builder.finish()
 
@@ -90,3 +97,25 @@ def test_the_answers_stay(graph: Graph) -> None:
     assert (changes > 0) == (len(after.nodes) < len(graph.nodes))
     assert step.run(after, context) == (after, 0)
     assert_same_answers(graph, after)
+
+
+def test_a_mixer_becomes_one_convolution() -> None:
+    net = Network(0)
+    (x, _), op = net.inputs, Conv2d(groups=CHANNELS, pad=(1, 1, 1, 1))
+    inside = net.builder.add(Add(), (net.conv(x, op, (3, 3), bias=True), net.norm(x)))
+    mixed = net.builder.add(Sub(), (inside, net.norm(x)))
+    net.builder.output("y", net.builder.add(Add(), (x, net.scaled(mixed))))
+    graph = net.builder.finish()
+    after, _ = MergeBranches().run(graph, Context(target=TARGET))
+    assert [node.op for node in after.nodes] == [op]
+    assert_same_answers(graph, after)
+
+
+def test_numbers_for_each_image_are_no_scale() -> None:
+    net = Network(0)
+    x = net.inputs[0]
+    conv = net.conv(x, Conv2d(), (1, 1), bias=False)
+    scaled = net.builder.add(Mul(), (conv, net.noise(2, CHANNELS, 1, 1)))
+    net.builder.output("y", net.builder.add(Add(), (scaled, net.conv(x, Conv2d(), (1, 1), True))))
+    graph = net.builder.finish()
+    assert MergeBranches().run(graph, Context(target=TARGET)) == (graph, 0)
