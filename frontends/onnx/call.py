@@ -18,41 +18,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cnnc.frontends.onnx.element_types import ANY_TYPE, FLOATS, MIXED, is_half
 from cnnc.frontends.onnx.scopes import captured
 from cnnc.frontends.onnx.tensors import text
 from cnnc.ir.location import Diagnostic, Location, ParseError
 from cnnc.ir.op import Array, Elementwise, Op
-from cnnc.ir.ops import (
-    AlongAxis,
-    Border,
-    Cast,
-    Centre,
-    Compress,
-    Concat,
-    ConvNd,
-    Dequantize,
-    Dropout,
-    DynamicScale,
-    DynamicZero,
-    Expand,
-    Flatten,
-    Indexing,
-    MatMul,
-    MaxPool2d,
-    MaxPoolPlaces,
-    MaxUnpool,
-    NonZero,
-    Pad,
-    Quantize,
-    Reduction,
-    Reshape,
-    Resize,
-    Slice,
-    Tile,
-    Transpose,
-    Trilu,
-    Unique,
-)
+from cnnc.ir.ops import Cast, Reshape
 from cnnc.ir.types import Dim, DType, Shape, Sym, TensorType, known
 
 if TYPE_CHECKING:
@@ -61,32 +32,6 @@ if TYPE_CHECKING:
 MAX_ELEMENTS = 1 << 36  # of one tensor for one image
 _MAX_NUMBER = (1 << 31) - 1  # of sizes, strides and the like
 _MAX_LIST = 4096  # numbers in a list that is read one by one
-_FLOATS = (DType.F16, DType.F32, DType.F64)
-_QUANTISED = (Quantize, Dequantize, Centre, DynamicScale, DynamicZero, ConvNd, MatMul)
-_MIXED = (Indexing, Compress, MaxUnpool, *_QUANTISED)  # take operands of different element types
-_SUMMING = (ConvNd, MatMul, Reduction)
-_ANY_TYPE = (
-    *_MIXED,
-    AlongAxis,
-    Border,
-    Concat,
-    Dropout,
-    Expand,
-    Flatten,
-    MaxPool2d,
-    MaxPoolPlaces,
-    Pad,
-    Reduction,
-    Reshape,
-    Resize,
-    Slice,
-    Tile,
-    Transpose,
-    Trilu,
-    NonZero,
-    Unique,
-)
-
 # AttributeProto.AttributeType -> (field, what to call it)
 _FLOAT, _INT, _STRING, _TENSOR, _GRAPH, _FLOATS_, _INTS, _STRINGS = 1, 2, 3, 4, 5, 6, 7, 8
 _KINDS = {
@@ -431,44 +376,57 @@ class Call:
 
     def _check_floats(self, op: Op, operands: Sequence[str]) -> None:
         dtypes = {self.type(o).dtype for o in operands}
-        if len(dtypes) > 1 and not isinstance(op, _MIXED):
+        if len(dtypes) > 1 and not isinstance(op, MIXED):
             raise Unsupported(f"element types differ: {' and '.join(sorted(map(str, dtypes)))}")
-        native = self.importer.computing or isinstance(op, _ANY_TYPE)
-        if not native and not dtypes <= set(_FLOATS):
+        native = self.importer.computing or isinstance(op, ANY_TYPE)
+        if not native and not dtypes <= set(FLOATS):
             raise Unsupported(f"of {dtypes.pop()} elements", "only floats are computed with")
 
     def _wire(self, op: Op, operands: Sequence[str], names: Sequence[str]) -> tuple[str, ...]:
         if not isinstance(op, Elementwise):  # which checks its types itself
             self._check_floats(op, operands)
-            if self._is_half(op, operands):
-                return self._wire_wide(op, operands, names)
+        dtypes = {self.type(o).dtype for o in operands}
+        if is_half(op, dtypes, known=self.importer.computing):
+            return self._wire_wide(op, operands, names)
         self.importer.builder.add(op, operands, names, [self.location])
         for type in map(self.type, names):
             if prod(d for d in type.shape if isinstance(d, int)) > MAX_ELEMENTS:
                 raise Unsupported(f"its result would be absurdly large: {type}")
         return tuple(names)
 
-    def _is_half(self, op: Op, operands: Sequence[str]) -> bool:
-        """Whether an op computes with float16, and does not only move or compare elements."""
-        halves = {self.type(o).dtype for o in operands} == {DType.F16}
-        return halves and (isinstance(op, _SUMMING) or not isinstance(op, _ANY_TYPE))
-
     def _wire_wide(self, op: Op, operands: Sequence[str], names: Sequence[str]) -> tuple[str, ...]:
-        """Computes in float32 and rounds the results, as sums of float16 would lose too much."""
+        """Computes in float32 and rounds the results that are float16."""
         builder, at = self.importer.builder, [self.location]
-        wide = [self.importer.fresh(f"{name}.wide") for name in names]
-        self._wire(op, [self._widened(o) for o in operands], wide)
-        for inner, name in zip(wide, names, strict=True):
-            builder.add(Cast(to=DType.F16), [inner], [name], at)
+        types = op.infer(*map(self.type, operands))
+        types = types if isinstance(types, tuple) else (types,)
+        rounded = [type.dtype is DType.F16 for type in types]
+        wide = [self._widened(o) if self.type(o).dtype is DType.F16 else o for o in operands]
+        inner = [
+            self.importer.fresh(f"{name}.wide") if is_rounded else name
+            for name, is_rounded in zip(names, rounded, strict=True)
+        ]
+        self._wire(op, wide, inner)
+        for value, name in zip(inner, names, strict=True):
+            if value != name:
+                builder.add(Cast(to=DType.F16), [value], [name], at)
         return tuple(names)
 
     def _widened(self, value: str) -> str:
-        """The value's elements as float32."""
-        builder = self.importer.builder
-        name = self.importer.fresh(f"{value}.f32")
+        """The value's elements as float32: those that were rounded, if it was made of such."""
+        builder, name = self.importer.builder, f"{value}.f32"
         if value in builder.constants:
-            return builder.constant(name, builder.constants[value].astype(np.float32))
-        return builder.add(Cast(to=DType.F32), [value], [name], [self.location])
+            array = builder.constants[value].astype(np.float32)
+            return builder.constant(self.importer.fresh(name), array)
+        maker = builder.producer(value)
+        if maker is not None and isinstance(maker.op, Cast):
+            if self.type(maker.operands[0]).dtype is DType.F32:
+                return maker.operands[0]
+        made = builder.producer(name) if name in builder.types else None
+        if made is not None and (made.op, made.operands) == (Cast(to=DType.F32), (value,)):
+            return name
+        return builder.add(
+            Cast(to=DType.F32), [value], [self.importer.fresh(name)], [self.location]
+        )
 
 
 def fix_size(names: Sequence[str]) -> str:

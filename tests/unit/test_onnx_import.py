@@ -14,8 +14,9 @@ import cnnc
 from cnnc.driver import load_graph
 from cnnc.frontends.onnx import export_onnx, load_onnx
 from cnnc.ir.location import OptionError, ParseError
-from cnnc.ir.ops import Conv2d, ConvTranspose2d
-from cnnc.ir.types import Sym
+from cnnc.ir.ops import Cast, Conv2d, ConvTranspose2d
+from cnnc.ir.types import DType, Sym
+from cnnc.ir.verify import check
 from cnnc.options import Options
 from cnnc.runtime.reference import evaluate
 
@@ -404,6 +405,37 @@ def test_float16_is_computed_with_as_float32_and_rounded() -> None:
     x, w = floats(3, 500), floats(500, 4).astype(np.float16)
     graph = load_onnx(model(nodes, {"x": x.shape}, "y", {"w": w}))
     found = evaluate(graph, {"x": x})["y"]
-    exact = x.astype(np.float16).astype(np.float64) @ w.astype(np.float64)
+    exact = x.astype(np.float64) @ w.astype(np.float64)
     assert found.dtype == np.float16
     np.testing.assert_allclose(found, exact, rtol=2**-11, atol=1e-4)
+
+
+def test_float16_is_rounded_once() -> None:
+    """Elementwise and moving operators between layers are of floats, too."""
+    half, shape = np.float16, (1, 3, 9, 9)
+    nodes = [
+        node("Cast", "x", "h", to=TensorProto.FLOAT16),
+        node("Conv", "h w", "c", pads=[1, 1, 1, 1]),
+        node("HardSigmoid", "c", "g"),
+        node("Mul", "c g", "m"),
+        node("Transpose", "m", "t", perm=[0, 2, 3, 1]),
+        node("Add", "t b", "a"),
+        node("Greater", "a b", "q"),
+        node("Where", "q a b", "s"),
+        node("Cast", "s", "y", to=TensorProto.FLOAT),
+        node("Identity", "s", "z"),
+    ]
+    w, b = floats(4, 3, 3, 3).astype(half), floats(4).astype(half)
+    proto = model(nodes, {"x": shape}, "y", {"w": w, "b": b})
+    proto.graph.output.append(helper.make_tensor_value_info("z", TensorProto.FLOAT16, None))
+    graph = load_onnx(proto)
+    check(graph)
+    plain = model(nodes[1:-2], {"h": shape}, "s", {"w": w.astype("f"), "b": b.astype("f")})
+    x = floats(*shape)
+    found = cnnc.compile(graph, cache=False).run({"x": x})
+    wanted = evaluate(load_onnx(plain), {"h": x})["s"]
+    np.testing.assert_allclose(found["y"], wanted, rtol=1e-4, atol=1e-4)
+    assert found["z"].dtype == half
+    np.testing.assert_allclose(found["z"], wanted, rtol=2**-10, atol=1e-3)
+    casts = [n.op.to for n in graph.nodes if isinstance(n.op, Cast)]
+    assert casts.count(DType.F32) <= 1  # of what is computed nothing is widened again
