@@ -17,6 +17,7 @@ from cnnc.frontends.onnx.tensors import text
 from cnnc.ir.types import TensorType
 
 _DEFINED = (*DOMAINS, "ai.onnx.preview")
+_DECIDED = "the branch must be known when the model is compiled: export it without the condition"
 MAX_DEPTH = 32  # of bodies in bodies
 MAX_NODES = 1 << 16  # that all bodies of a model may have together
 
@@ -120,7 +121,12 @@ def _key(call: Call) -> tuple[str, str, str]:
 
 def _branch(call: Call) -> Body:
     """The branch that an `If` takes, whose condition is known."""
-    condition = call.numbers(0)
+    try:
+        condition = call.numbers(0)
+    except Unsupported as error:  # unless it is an input's, no value that is given can help
+        raise Unsupported(
+            error.reason, error.help if error.needs else _DECIDED, error.needs
+        ) from None
     if condition.size != 1:
         raise Unsupported(f"a condition of {condition.size} elements")
     graph = call.graph("then_branch" if condition.reshape(()) else "else_branch")

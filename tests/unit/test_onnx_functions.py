@@ -180,6 +180,8 @@ def test_branches_inside_functions_see_what_the_function_does() -> None:
 def test_conditions_that_depend_on_data_are_refused() -> None:
     branches = {f"{b}_branch": branch([node("Relu", "x", "t")], "t") for b in ("then", "else")}
     refused(model([node("If", "x", "y", **branches)], {"x": (1,)}, "y"), "If: input 0 (`x`)")
+    nodes = [node("Relu", "x", "h"), node("If", "h", "y", **branches)]
+    refused(model(nodes, {"x": (2, 2)}, "y"), "If: input 0 (`h`)", "export it without")
 
 
 def test_operators_that_the_standard_defines_by_others() -> None:
