@@ -40,6 +40,7 @@ from cnnc.ir.ops import (
     Conv2d,
     ConvNd,
     Coordinates,
+    Expand,
     Filling,
     MaxPool2d,
     Pointwise,
@@ -198,10 +199,15 @@ def _is_convolution(graph: Graph, node: Node) -> bool:
 
 def _fits(graph: Graph, name: str, result: TensorType) -> bool:
     """Whether an operand beside a volume can be had beside its slices and rows: it is a volume as
-    large, or a constant with one number for each channel."""
+    large, or has one number for each channel, be it a constant's or an image's."""
     if name in graph.constants:
         return _numbers(graph.constants[name]) is not None
-    return graph.types[name] == result
+    return graph.types[name] in (result, _gate(result))
+
+
+def _gate(type: TensorType) -> TensorType:
+    """[N, C, 1, 1, 1], of a volume's type."""
+    return replace(type, shape=(*type.shape[:2], 1, 1, 1))
 
 
 def _numbers(array: Array) -> Array | None:
@@ -331,7 +337,8 @@ class _Change:
             case Resize():
                 self.resize(node, op)
             case Pointwise() | Concat():
-                self.add(op, [self.beside(name, form) for name in node.operands], node, form)
+                names = [self.beside(name, node, form) for name in node.operands]
+                self.add(op, names, node, form)
             case MaxPool2d() | AvgPool2d():
                 (x,) = node.operands
                 if form is not _Form.WHOLE:
@@ -368,7 +375,7 @@ class _Change:
             source = self.builder.add(stack, [source], name, node.locations)
         conv, array = window.on_maps(form, op)
         taps = self.builder.constant(self.fresh(weight, form.value), array)
-        others = [self.beside(name, form) for name in extras]
+        others = [self.beside(name, node, form) for name in extras]
         self.add(conv, [source, taps, *bias, *others], node, form)
 
     def add(self, op: Op, operands: Sequence[str], node: Node, form: _Form) -> None:
@@ -381,9 +388,15 @@ class _Change:
         forms = (form for name in names for form in self.forms.get(self.origin(name), ()))
         return next((form for form in forms if form is not _Form.WHOLE), default)
 
-    def beside(self, name: str, form: _Form) -> str:
+    def beside(self, name: str, node: Node, form: _Form) -> str:
         """An operand of an elementwise op that works on volumes in some form."""
-        array = self.graph.constants.get(name)
+        array, depth = self.graph.constants.get(name), self.volumes[node.name][1]
+        if form is _Form.SLICES and name in self.volumes and self.volumes[name][1] != depth:
+            rows = self.get(name, _Form.ROWS)  # a number for all slices of a volume
+            deep = self.builder.add(
+                Expand(shape=(1, 1, depth, 1)), [rows], self.fresh(name, "deep")
+            )
+            return self.builder.add(RowsToSlices(height=1), [deep], self.fresh(name, "gate"))
         if array is None or form is _Form.WHOLE:
             return self.get(name, form)
         return self.builder.constant(self.fresh(name, "numbers"), array.reshape(-1, 1, 1))

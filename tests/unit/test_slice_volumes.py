@@ -20,9 +20,12 @@ from cnnc.ir.ops import (
     Concat,
     Conv2d,
     ConvNd,
+    How,
     Interpolation,
     MaxPool2d,
+    Mul,
     Pointwise,
+    Reduction,
     Relu,
     Reshape,
     Resize,
@@ -37,7 +40,7 @@ from cnnc.runtime.reference import evaluate
 
 TARGET = named_target("x86-64-v4")
 ONES = (1, 1, 1)
-AFTER = ["nothing", "relu", "numbers", "residual", "concat", "pool", "resize"]
+AFTER = ["nothing", "relu", "numbers", "residual", "gate", "concat", "pool", "resize"]
 RELU = Pointwise(epilogue=(Step(Relu()),))
 
 
@@ -156,6 +159,10 @@ def test_regions_mean_the_same(
                 value = net.builder.add(step, [value, net.constant(4, 1, 1, 1)])
             case "residual" if alike:
                 value = net.builder.add(Pointwise(epilogue=(Step(Add()),)), [value, alike[-1]])
+            case "gate":
+                mean = Reduction(how=How.MEAN, axes=(2, 3, 4), keep=True)
+                gate = net.conv(net.builder.add(mean, [value]), 4, ONES)
+                value = net.builder.add(Pointwise(epilogue=(Step(Mul()),)), [value, gate])
             case "concat" if alike:
                 both = net.builder.add(Concat(axis=1), [alike[0], value])
                 value = net.conv(both, 4, ONES)
