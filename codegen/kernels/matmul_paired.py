@@ -29,6 +29,7 @@ from cnnc.ir.types import DType
 
 CHUNKS = 12  # parts of the work that threads should find, where there are as many
 COPIED = 1.5  # cycles of a vector that is copied to scratch
+STARTED = 30.0  # cycles that a part of a row of the result takes to be fetched from beyond L2
 ASKED = 1.3  # how much longer weights take that are asked for than if read in one stream at once
 
 
@@ -82,6 +83,8 @@ class PairedMatMul(Kernel):
         moved = 0.6 * panel * (blocks + self.depth)
         if parts > 1 and inputs > target.l2_bytes * 2 // 3:
             moved += 0.5 * inputs * parts
+        if 4 * rows * columns > target.l2_bytes:
+            sums += STARTED * parts
         products = blocks * tiles + moved / target.stream_bytes_per_cycle(target.l2_bytes + 1)
         stream = ASKED * panel * blocks / target.weight_bytes_per_cycle(panel * blocks)
         return max(products, stream) + rows * sums + epilogue_cycles(site, 1)
@@ -125,15 +128,14 @@ def _fits(site: Site) -> bool:
 
 
 def _depths(site: Site, strips: int, blocks: int) -> list[int]:
-    """How many vectors of columns may be computed for a strip at a time: one, for many strips; or
-    so many that their weights stay in L2 from strip to strip, for inputs that do not."""
+    """How many vectors of columns may be computed for a strip at a time: one; so many that L2 keeps
+    their weights beside a strip's inputs and results, where these are beyond L2; or so many that it
+    keeps little else, for inputs that it cannot keep."""
     target = site.target
     panel = 4 * PairedShape(sizes(site)[1], target.lanes).panel
-    depths = [
-        d
-        for d in range(2, blocks + 1)
-        if blocks % d == 0
-        and d * panel <= target.l2_bytes * 3 // 4
-        and blocks // d * strips >= CHUNKS
-    ]
-    return [1, *depths[-1:]]
+    found = [1]
+    for room in (target.l2_bytes // 6, target.l2_bytes * 3 // 4):
+        depths = range(found[-1] + 1, min(room // panel, blocks) + 1)
+        fit = (d for d in depths if blocks % d == 0 and blocks // d * strips >= CHUNKS)
+        found.append(max(fit, default=found[-1]))
+    return sorted(set(found))
